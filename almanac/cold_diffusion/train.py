@@ -1,0 +1,138 @@
+"""The recipe: L1 between the restored and the clean image at a random severity (paper, eq. 1), for three sizes of machine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from almanac.cold_diffusion import data
+from almanac.cold_diffusion.degradations import Degradation, to_json
+from almanac.cold_diffusion.model import Unet, UnetConfig
+from almanac.cold_diffusion.recipes import recipe
+from almanac.runtime import checkpoint, device
+from almanac.runtime.errors import UserError
+from almanac.runtime.fit import FitConfig, fit
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of machine."""
+
+    dim: int
+    """Channels of the network at full resolution."""
+    dim_mults: tuple[int, ...]
+    """Channels of each level as multiples of dim."""
+    size: int
+    """Side of the images, pixels."""
+    batch_size: int
+    """Images a batch."""
+    fit: FitConfig
+    """How to optimise."""
+
+
+PRESETS = {
+    # Under 25 minutes on one core: small batches, because steps count for more than images in a run this short.
+    "cpu": Preset(32, (1, 2, 2), 32, 16, FitConfig(3_000, learning_rate=1e-3, save_every=250)),
+    "gpu": Preset(64, (1, 2, 4), 32, 256, FitConfig(20_000, learning_rate=5e-4, ema_decay=0.999, compile=True)),
+    # The official README and code: Adam at a constant 2e-5, 700,000 steps of 2 × 32 images, no clipping.
+    "paper": Preset(
+        64, (1, 2, 4, 8), 128, 32,
+        FitConfig(700_000, learning_rate=2e-5, final_ratio=1.0, warmup_steps=0, betas=(0.9, 0.999), clip_norm=float("inf"),
+                  accumulate=2, ema_every=10, precision="fp32", save_every=10_000),
+    ),
+}
+
+
+def train(
+    degradation: str,
+    data_name: str,
+    out: Path,
+    preset: Preset,
+    *,
+    seed: int = 0,
+    device_name: str = "auto",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a restorer and write `out/model.safetensors`.
+
+    Args:
+        degradation: name of a degradation, or `module:Class`.
+        data_name: name of a set of images, or a folder.
+        out: the run's folder.
+        preset: network, image size, batch and optimisation.
+        seed: of weights, order, severities and states.
+        device_name: `auto`, `cpu` or `cuda`.
+        resume: go on with the run in `out`.
+
+    Returns:
+        The facts that the weights carry: `system`, `data`, `degradation`, `network`, `size`, `steps`, `seconds`, `loss`, `images_per_second`.
+    """
+    images = data.load(data_name, "train", preset.size)
+    held_out = data.load(data_name, "test", preset.size)
+    degrade = recipe(degradation, data_name, preset.size)
+    network = UnetConfig(preset.dim, preset.dim_mults, images.pixels.shape[1])
+    torch.manual_seed(seed)
+    model = Unet(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if preset.size % model.multiple:
+        raise UserError(f"images of {preset.size} pixels do not fit {len(preset.dim_mults)} levels", f"use a multiple of {model.multiple}")
+    started = time.time()
+    fitted = fit(
+        model, restoration_loss(degrade), data.Batches(images, preset.batch_size, seed), preset.fit, out,
+        seed=seed, device_name=device_name, resume=resume, validate=_validation(degrade, held_out, device_name, seed),
+    )
+    seen = fitted.step * preset.batch_size * preset.fit.accumulate
+    facts = {
+        "system": "cold_diffusion",
+        "data": images.name,
+        "degradation": to_json(degrade),
+        "network": {"dim": network.dim, "dim_mults": list(network.dim_mults), "channels": network.channels},
+        "size": preset.size,
+        "steps": fitted.step,
+        "loss": round(fitted.loss, 5),
+        "seconds": round(fitted.seconds, 1),
+        "images_per_second": round(seen / fitted.seconds, 1),
+        "machine": device.machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
+        "seed": seed,
+    }
+    prior = degrade.fit_prior(images.batch(slice(None, 20_000)))
+    tensors = {f"model.{name}": _compact(tensor) for name, tensor in fitted.weights.items()}
+    tensors |= {f"prior.{name}": tensor for name, tensor in prior.items()}
+    checkpoint.save_weights(Path(out) / "model.safetensors", tensors, facts)
+    return facts
+
+
+def restoration_loss(degrade: Degradation) -> Callable[[nn.Module, Tensor, torch.Generator], Tensor]:
+    """The loss of a degradation, for `fit`."""
+
+    def loss(model: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        t = torch.randint(1, degrade.steps + 1, (len(images),), generator=generator).to(images.device)
+        degraded = degrade(images, t, degrade.draw(images, generator))
+        if degrade.eight_bit:
+            degraded = ((degraded + 1) * 127.5).floor() / 127.5 - 1
+        return F.l1_loss(model(degraded, t - 1).float(), images)
+
+    return loss
+
+
+def with_overrides(preset: Preset, steps: int | None, batch_size: int | None, size: int | None, compile: bool) -> Preset:
+    """A preset with what the person changed of it."""
+    optimise = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
+    return replace(preset, fit=optimise, batch_size=batch_size or preset.batch_size, size=size or preset.size)
+
+
+def _validation(degrade: Degradation, held_out: data.ImageSet, device_name: str, seed: int) -> Callable[[nn.Module], float]:
+    """L1 on up to 256 held-out images, at severities and states that are the same every time."""
+    images = held_out.batch(slice(None, 256)).to(device.resolve(device_name))
+    loss = restoration_loss(degrade)
+    return lambda model: loss(model, images, torch.Generator().manual_seed(seed)).item()
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """Half the bytes, at a precision that restored images do not show (results/: bf16 against fp32)."""
+    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor

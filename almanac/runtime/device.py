@@ -1,0 +1,82 @@
+"""Where a run computes and in which precision. Everything that asks "is there a GPU?" or "is bfloat16 worth it here?"
+asks this module, so that the answer is the same in training, serving and `almanac doctor`."""
+
+import os
+import platform
+
+import torch
+
+from almanac.runtime.errors import UserError
+
+
+def resolve(name: str = "auto") -> torch.device:
+    """The device to run on.
+
+    Args:
+        name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: the device is unknown, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'", "use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{name}' is not supported", "use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device '{name}' is not on this machine ({torch.cuda.device_count()} GPUs found)",
+            "use --device cpu, or check the driver with `almanac doctor`",
+        )
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products run faster than float32 there (AVX-512 BF16 or AMX on a CPU, Ampere or later on a GPU)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    flags = _cpu_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """A context in which products run in bfloat16 where that is faster.
+
+    Args:
+        device: where the products run.
+        precision: `auto`, `bf16` or `fp32`.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, precision))
+
+
+def uses_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether `precision` (`auto`, `bf16` or `fp32`) means bfloat16 on `device`."""
+    return precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device))
+
+
+def machine() -> str:
+    """One line that names the machine a result was measured on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu = f"{_cpu_name()}, {cores} cores"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {cpu}"
+    return cpu
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpuinfo("flags").split())
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:  # noqa: PTH123
+            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+    except OSError:
+        return ""

@@ -1,0 +1,41 @@
+"""The table of systems: strings only, so that `almanac --help` answers at once. The CLI, the tour and Studio read it and import a
+system's rooms (`almanac.<name>.cli`, `.tour`, `.page`) when they need them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the systems."""
+
+    name: str
+    """Its package below `almanac`."""
+    title: str
+    """What its paper calls it."""
+    line: str
+    """What it does, in a line."""
+    paper: str
+    """Where it is described."""
+    verbs: tuple[str, ...]
+    """Its verbs, as `almanac SYSTEM VERB` takes them."""
+
+    @property
+    def command(self) -> str:
+        """Its name on the command line."""
+        return self.name.replace("_", "-")
+
+
+SYSTEMS = (
+    System(
+        "cold_diffusion",
+        "Cold Diffusion",
+        "restore or generate images by inverting any degradation: blur, mask, pixels, snow, colour, animals, noise",
+        "arXiv 2208.09392",
+        ("degrade", "train", "restore", "generate", "evaluate", "features"),
+    ),
+)
+
+
+def find(command: str) -> System | None:
+    """The system of that name on the command line."""
+    return next((system for system in SYSTEMS if command in (system.command, system.name)), None)
