@@ -8,7 +8,7 @@ class EMA:
     """Averages a model's weights.
 
     Args:
-        model: whose parameters are averaged; buffers are copied as they are.
+        model: whose parameters are averaged; buffers (a BatchNorm's statistics) are copied as they are.
         decay: weight of the old average at each update; the effective decay starts lower, (1 + n) / (10 + n) at
             update n, so that a short run's average does not remember its initial weights.
     """
@@ -17,6 +17,10 @@ class EMA:
         self.decay = decay
         self.updates = 0
         self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        self.averaged = [
+            name for name, tensor in self.weights.items() if name in parameters and tensor.is_floating_point()
+        ]
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -24,9 +28,10 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = model.state_dict()
-        averaged = [name for name, tensor in self.weights.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.weights[n] for n in averaged], [current[n].detach() for n in averaged], 1 - decay)
-        for name in self.weights.keys() - set(averaged):
+        if self.averaged:
+            averages = [self.weights[name] for name in self.averaged]
+            torch._foreach_lerp_(averages, [current[name] for name in self.averaged], 1 - decay)
+        for name in self.weights.keys() - set(self.averaged):
             self.weights[name].copy_(current[name])
 
     def state_dict(self) -> dict:

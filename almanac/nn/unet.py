@@ -21,7 +21,9 @@ class ChannelLayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim height width"]:
         """Normalise."""
-        return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.g.flatten(), self.b.flatten()).permute(0, 3, 1, 2)
+        return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.g.flatten(), self.b.flatten()).permute(
+            0, 3, 1, 2
+        )
 
 
 class ConvNextBlock(nn.Module):

@@ -2,22 +2,27 @@
 header says which system made it and with what configuration). Writing is atomic: a file is either the old one or
 the whole new one. Reading never runs code that a file carries."""
 
+import io
 import json
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from almanac.runtime.errors import UserError
 
+_TEMPORARY = ".almanac-tmp"
+"""How the name of a file ends that is being written, and of one whose writer was killed."""
 
-def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Replace `path` by what `write` puts into the binary file it is given: temporary file, fsync, rename.
 
     Raises:
@@ -26,9 +31,11 @@ def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY, delete=False
+        ) as file:
             temporary = Path(file.name)
-            write(file)
+            _write_through(write, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -37,18 +44,30 @@ def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        # torch.save reports a failed write as a RuntimeError of its zip writer.
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)):
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the disk may be full"
-            raise UserError(
-                f"could not write {path}: {reason}",
-                "free some space or choose another --out; what was saved before is intact",
-            ) from None
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from None
         raise
 
 
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The error of a file that can't be written."""
+    reason = os.strerror(error.errno) if error.errno else _first_line(error)
+    hint = "free some space or choose another --out; what was saved before is intact"
+    return UserError(f"could not write {path}: {reason}", hint)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left behind in a folder that nobody else writes to now."""
+    for stray in folder.glob(f".*{_TEMPORARY}"):
+        stray.unlink(missing_ok=True)
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Save a run's state (tensors, numbers, strings, lists and dicts of them) atomically."""
+    """Save a run's state (tensors, numbers, strings, lists and dicts of them) atomically.
+
+    Raises:
+        UserError: it could not be written; the old file is untouched.
+    """
     write_atomic(path, lambda file: torch.save(dict(state), file))
 
 
@@ -59,16 +78,23 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: missing, damaged, or carrying code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint at {path}", "check the path, or start without --resume") from None
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if "allowed" not in str(error) and "blocked" not in str(error):  # neither list of torch's was asked: damage
+            raise _unreadable(path, "checkpoint", "not a file of tensors") from None
         raise UserError(
             f"{path} holds more than tensors and numbers, and is not loaded because it could run code",
             "convert it to safetensors where you trust it",
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})", "it may be truncated") from None
+    except Exception as error:  # a damaged file can raise anything: IndexError, zlib.error, AssertionError …
+        raise _unreadable(path, "checkpoint", _first_line(error)) from None
+    if not isinstance(state, dict):
+        raise _unreadable(path, "checkpoint", f"it holds a {type(state).__name__}")
+    return state
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
@@ -78,6 +104,9 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
         path: the file, ending in `.safetensors`.
         tensors: name → tensor.
         about: JSON-able facts kept in the header; `system` names the system that reads it.
+
+    Raises:
+        UserError: it could not be written; the old file is untouched.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     blob = safetensors_bytes(contiguous, metadata={"almanac": json.dumps(about)})
@@ -98,17 +127,44 @@ def load_weights(path: Path, system: str) -> tuple[dict[str, torch.Tensor], dict
         UserError: missing, damaged, or made by another system.
     """
     if not path.is_file():
-        raise UserError(f"there are no weights at {path}", "give a .safetensors file, a shipped name or hf://owner/repo/file")
+        hint = "give a .safetensors file, a shipped name or hf://owner/repo/file"
+        raise UserError(f"there are no weights at {path}", hint)
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("almanac", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({_first_line(error)})", "it may be truncated") from None
-    if about.get("system") != system:
-        made_by = about.get("system", "an unknown program")
-        raise UserError(f"{path} holds weights of {made_by}, not of {system}", f"give a checkpoint made by `almanac {system.replace('_', '-')} train`")
+    except Exception as error:  # SafetensorError for most damage, anything for a header made to be hostile
+        raise _unreadable(path, "safetensors file", _first_line(error)) from None
+    made_by = about.get("system") if isinstance(about, dict) else None
+    if made_by != system:
+        hint = f"give a checkpoint made by `almanac {system.replace('_', '-')} train`"
+        raise UserError(f"{path} holds weights of {made_by or 'an unknown program'}, not of {system}", hint)
     return tensors, about
+
+
+def _write_through(write: Callable[[BinaryIO], Any], file: Any) -> None:
+    """write(file), with the error of a write that failed rather than what a library made of it: torch.save's zip writer
+    reports a full disk as one of several RuntimeErrors."""
+    failures: list[OSError] = []
+
+    class Watched(io.RawIOBase):
+        def write(self, data: Any) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:
+                failures.append(error)
+                raise
+
+    try:
+        write(Watched())  # pyright: ignore[reportArgumentType] (all that a writer needs of a BinaryIO)
+    except Exception:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
+def _unreadable(path: Path, kind: str, reason: str) -> UserError:
+    return UserError(f"{path} is not a readable {kind} ({reason})", "it may be truncated")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,17 +1,28 @@
-"""What a command says. Results go to stdout, and with `--json` as exactly one object; progress and remarks go to stderr, so that a pipe
-sees results only."""
+"""What a command says. Results go to stdout, and with `--json` as exactly one object; progress and remarks go to
+stderr, so that a pipe sees results only. Progress is a bar on a terminal, and a plain line now and then in a log. Of several
+processes of one run (torchrun), the main one alone says its result."""
 
 import json
+import math
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-_stderr = Console(stderr=True, highlight=False)
+SECONDS_BETWEEN_LINES = 10.0
+"""How often progress is told where stderr is not a terminal."""
+_PIPED_WIDTH = 10_000
+"""Columns of a table that is not read on a terminal: as many as it has, so that a file holds whole cells."""
+
+_stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 def log(text: str) -> None:
@@ -23,18 +34,25 @@ def result(value: Mapping[str, Any], as_json: bool, text: str | None = None) -> 
     """The command's result, on stdout.
 
     Args:
-        value: the result.
-        as_json: whether the person asked for `--json`.
+        value: the result: numbers, strings, paths, arrays, and lists and mappings of them.
+        as_json: whether the person asked for `--json`; numbers that JSON does not have (NaN, infinity) become null.
         text: how a person reads it; by default a table of `value["rows"]`, or the pairs of `value`.
     """
+    if not is_main_process():
+        return
     if as_json:
-        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.write(json.dumps(_jsonable(value), allow_nan=False) + "\n")
     elif text is not None:
         sys.stdout.write(text + "\n")
     elif "rows" in value:
-        Console().print(table(value["rows"]))
+        Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table(value["rows"]))
     else:
-        Console(highlight=False).print("\n".join(f"{key}  {cell(item)}" for key, item in value.items()))
+        sys.stdout.write("".join(f"{key}  {cell(item)}\n" for key, item in value.items()))
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one of a run, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -43,9 +61,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left")
+        drawn.add_column(Text(column), justify="right" if numeric else "left")
     for row in rows:
-        drawn.add_row(*(cell(row.get(column)) for column in columns))
+        drawn.add_row(*(Text(cell(row.get(column))) for column in columns))
     return drawn
 
 
@@ -56,30 +74,76 @@ def cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-@contextmanager
-def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, with the time left.
+def progress(title: str, total: int, unit: str = "") -> AbstractContextManager[Callable[..., None]]:
+    """Progress on stderr, with the time left.
 
     Args:
         title: what is going on.
-        total: how many steps there are.
+        total: how many steps there are; 0 where nobody knows.
         unit: what a step is.
 
-    Yields:
-        `advance(steps=1, note=None)`; the note stands behind the bar.
+    Returns:
+        A context that gives `advance(steps=1, note=None)`; the note stands behind the bar.
     """
+    return _bar(title, total, unit) if _stderr.is_terminal else _lines(title, total, unit)
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(unit, markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=_stderr, transient=True, refresh_per_second=4) as bar:
         task = bar.add_task(title, total=total or None, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:
-            bar.update(task, advance=steps, **({} if note is None else {"note": note}))
+            bar.advance(task, steps)
+            if note is not None:
+                bar.update(task, note=note)
 
         yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    done, noted = 0, ""
+    said_at, said_done = time.monotonic(), 0
+
+    def say(going_on: bool) -> None:
+        nonlocal said_at, said_done
+        now = time.monotonic()
+        parts = [f"{title}: {done:,}" + (f"/{total:,}" if total else "") + f" {unit}".rstrip()]
+        if going_on and said_done < done < total and now > said_at:
+            seconds_left = (total - done) * (now - said_at) / (done - said_done)
+            parts.append(f"{timedelta(seconds=round(seconds_left))} left")
+        log(", ".join([*parts, *([noted] if noted else [])]))
+        said_at, said_done = now, done
+
+    def advance(steps: int = 1, note: str | None = None) -> None:
+        nonlocal done, noted
+        done += steps
+        noted = noted if note is None else note
+        if time.monotonic() - said_at >= SECONDS_BETWEEN_LINES:
+            say(going_on=True)
+
+    try:
+        yield advance
+    finally:
+        say(going_on=False)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    return _jsonable(value.tolist()) if hasattr(value, "tolist") else str(value)

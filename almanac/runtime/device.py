@@ -8,6 +8,9 @@ import torch
 
 from almanac.runtime.errors import UserError
 
+PRECISIONS = ("auto", "bf16", "fp32")
+"""The words for a precision; auto: bfloat16 where it is faster."""
+
 
 def resolve(name: str = "auto") -> torch.device:
     """The device to run on.
@@ -26,7 +29,9 @@ def resolve(name: str = "auto") -> torch.device:
         raise UserError(f"unknown device '{name}'", "use auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device '{name}' is not supported", "use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cpu":
+        return torch.device("cpu")  # cpu:3 is the same processor
+    if (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device '{name}' is not on this machine ({torch.cuda.device_count()} GPUs found)",
             "use --device cpu, or check the driver with `almanac doctor`",
@@ -35,7 +40,7 @@ def resolve(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products run faster than float32 there (AVX-512 BF16 or AMX on a CPU, Ampere or later on a GPU)."""
+    """Whether bfloat16 products are faster there (a CPU with AVX-512 BF16 or AMX, a GPU from Ampere on)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     flags = _cpu_flags()
@@ -48,12 +53,21 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     Args:
         device: where the products run.
         precision: `auto`, `bf16` or `fp32`.
+
+    Raises:
+        UserError: the precision is another word.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, precision))
 
 
 def uses_bfloat16(device: torch.device, precision: str) -> bool:
-    """Whether `precision` (`auto`, `bf16` or `fp32`) means bfloat16 on `device`."""
+    """Whether `precision` (`auto`, `bf16` or `fp32`) means bfloat16 on `device`.
+
+    Raises:
+        UserError: the precision is another word.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision '{precision}'", f"use {', '.join(PRECISIONS)}")
     return precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device))
 
 

@@ -13,7 +13,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, hint: str):
-        super().__init__(what)
+        super().__init__(what, hint)  # both, so that the error can be pickled by a worker
         self.what = what
         self.hint = hint
 

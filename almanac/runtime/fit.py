@@ -1,16 +1,19 @@
-"""The one supervised training loop. A recipe gives a model, a loss and batches; `fit` gives precision, warm-up and cosine, clipping,
-averaging, accumulation, several processes, progress, metrics, and checkpoints from which a killed run goes on to the same losses.
+"""The one supervised training loop. A recipe gives a model, a loss and batches; `fit` gives precision, warm-up and
+cosine, clipping, averaging, accumulation, several processes, progress, metrics, and checkpoints from which a killed run
+goes on to the same losses.
 
-It owes that to one rule: everything random about step k is a function of (seed, k). Batches are asked for by number, and the loss
-draws from a generator that is seeded anew for each of them."""
+It owes that to one rule: everything random about batch n is a function of (seed, n), and step k of P processes takes the
+same batches wherever they are computed. Batches are asked for by number, the loss draws from a generator that is seeded
+anew for each of them, and so is torch's own generator, from which dropout draws."""
 
 import json
 import math
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +30,11 @@ from almanac.runtime import checkpoint, console, device
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
 
 Loss = Callable[[nn.Module, Any, torch.Generator], Tensor]
-"""loss(model, batch, generator) → a scalar; whatever it draws, it draws from the generator."""
+"""loss(model, batch, generator) → a scalar; whatever it draws, it draws from the generator. It runs under autocast."""
+Batches = Callable[[int], Any]
+"""batches(n) → the n-th batch, the same one whenever and wherever it is asked for."""
+Validate = Callable[[nn.Module], float]
+"""validate(model) → a figure of which less is better."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,11 @@ class FitConfig:
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
 
+    def __post_init__(self):
+        for name in ("steps", "accumulate", "ema_every", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", "give a whole number from 1 on")
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -81,34 +93,39 @@ class Fitted:
 def fit(
     model: nn.Module,
     loss: Loss,
-    batches: Callable[[int], Any],
+    batches: Batches,
     config: FitConfig,
     out: Path,
     *,
     seed: int = 0,
     device_name: str = "auto",
     resume: bool = False,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Validate | None = None,
 ) -> Fitted:
-    """Train a model.
+    """Train a model. Under `torchrun`, or in a worker of `cluster.train`, the processes share the work: P of them with
+    `accumulate` a take the same steps as one with `accumulate` P·a.
 
     Args:
         model: what is trained, in place; on the CPU or where it will run.
         loss: see `Loss`.
-        batches: batches(n) → the n-th batch, the same one whenever it is asked for.
+        batches: see `Batches`.
         config: how to optimise.
         out: the run's folder: `last.pt`, `best.pt`, `metrics.jsonl`, TensorBoard events.
         seed: of everything random.
         device_name: as `device.resolve` takes it.
         resume: go on from `last.pt` in `out`.
-        validate: validate(model with averaged weights) → a figure whose smallest value marks `best.pt`; None: the
-            training loss does.
+        validate: is given the model with averaged weights; its smallest figure marks `best.pt`. None: the training
+            loss does.
 
     Raises:
-        UserError: `out` holds a run and `resume` is off, or the other way round; a checkpoint can't be written.
-        RunFailed: the loss is not finite; the last checkpoint is from before.
+        UserError: `out` holds a run and `resume` is off, or the other way round; the run there has another seed or
+            network; nothing can be written there.
+        RunFailed: the loss or its gradient is not finite; the last checkpoint is from before.
         Interrupted: SIGTERM or Ctrl-C; the run was saved first.
     """
+    out = Path(out)
+    if not resume and any((out / name).exists() for name in ("last.pt", "best.pt")):
+        raise UserError(f"{out} already holds a run", "go on with --resume, or choose another --out")
     return _Run(model, loss, batches, config, out, seed, device_name, resume, validate).run()
 
 
@@ -123,15 +140,21 @@ def learning_rate(step: int, config: FitConfig) -> float:
 class _Run:
     """One run: its parts, and the steps from them to a trained model."""
 
-    def __init__(self, model, loss, batches, config, out, seed, device_name, resume, validate):
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Batches,
+        config: FitConfig,
+        out: Path,
+        seed: int,
+        device_name: str,
+        resume: bool,
+        validate: Validate | None,
+    ):
         self.loss, self.batches, self.config, self.seed, self.validate = loss, batches, config, seed, validate
-        self.out = Path(out)
-        where = device.resolve(device_name)
-        AcceleratorState._reset_state(reset_partial_state=True)  # a process may fit more than once, in other precisions
-        self.accelerator = Accelerator(
-            cpu=where.type == "cpu",
-            mixed_precision="bf16" if device.uses_bfloat16(where, config.precision) else "no",
-        )
+        self.out = out
+        self.accelerator = _accelerator(device_name)
         self.plain = model.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
             model.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
@@ -139,37 +162,45 @@ class _Run:
         compiled = torch.compile(model) if config.compile else model
         self.model, self.optimizer = self.accelerator.prepare(compiled, optimizer)
         self.ema = EMA(self.plain, config.ema_decay)
-        self.step, self.best, self.seconds, self.last_loss = 0, math.inf, 0.0, math.nan
-        self.pending: list[Tensor] = []
-        self._open(resume)
+        self.step, self.best, self.best_step, self.seconds = 0, math.inf, 0, 0.0
+        self.losses: list[float] = []  # of the steps since the last line of metrics.jsonl, all finite
+        self.pending: list[Tensor] = []  # loss and gradient norm of the steps since then that nobody has looked at
+        self.last_loss = math.nan
+        self.metrics: _Metrics | None = None
+        if resume:
+            self._restore(_read(out / "last.pt", seed))
 
     def run(self) -> Fitted:
         """All the steps that are left."""
         config, main = self.config, self.accelerator.is_main_process
-        bar = console.progress("training", config.steps, "steps") if main else nullcontext(lambda *_, **__: None)
-        writer = SummaryWriter(self.out) if main else None
-        with self._prefetching() as fetch, _stop_signals() as stopped, bar as advance:
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng([self.accelerator.device] if _is_cuda(self.accelerator) else []))
+            stopped = stack.enter_context(_stop_signals())
+            self.metrics = stack.enter_context(_Metrics(self.out, self.step)) if main else None
+            bar = console.progress("training", config.steps, "steps") if main else nullcontext(lambda *_, **__: None)
+            advance = stack.enter_context(bar)
+            fetch = stack.enter_context(self._prefetching())
             advance(self.step)
             started, before = time.monotonic(), self.seconds
             self.model.train()
             while self.step < config.steps:
                 self._optimise(fetch)
                 self.seconds = before + time.monotonic() - started
-                due = self.step % config.log_every == 0 or self.step == config.steps
                 saving = self.step % config.save_every == 0 or self.step == config.steps
-                stopping = bool(stopped) if self.accelerator.num_processes == 1 else due and self._anyone(stopped)
-                if due or saving or stopping:
-                    self._log(writer, advance)
+                logging = self.step % config.log_every == 0 or saving
+                stopping = bool(stopped) if self.accelerator.num_processes == 1 else logging and self._anyone(stopped)
+                if logging or stopping:
+                    self._settle()
+                if logging:
+                    self._log(advance, durable=saving)
                 if saving or stopping:
                     self._save(validated=saving)
                 if stopping:
                     raise Interrupted(f"stopped at step {self.step} and saved", f"go on with --resume --out {self.out}")
                 advance()
-        if writer:
-            writer.close()
         return Fitted(self.step, self.last_loss, self.ema.weights, self.seconds)
 
-    def _optimise(self, fetch: Callable[[int], Any]) -> None:
+    def _optimise(self, fetch: Batches) -> None:
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
@@ -178,58 +209,68 @@ class _Run:
             number = (self.step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
             batch = send_to_device(fetch(number), accelerator.device)
             generator = torch.Generator().manual_seed(_seed_of(self.seed, number))
+            torch.manual_seed(_seed_of(generator.initial_seed(), 0))  # another stream than the generator's
             last = part == config.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self.loss(self.model, batch, generator) / config.accumulate
+                with device.autocast(accelerator.device, config.precision):
+                    loss = self.loss(self.model, batch, generator) / config.accumulate
                 accelerator.backward(loss)
             total += loss.detach()
-        accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.pending.append(total)
+        self.pending.append(torch.stack([total, torch.as_tensor(norm, device=total.device).to(total.dtype)]))
         if self.step % config.ema_every == 0:
             self.ema.update(self.plain)
 
-    def _log(self, writer: SummaryWriter | None, advance: Callable[..., None]) -> None:
-        losses = self.accelerator.reduce(torch.stack(self.pending), "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
-        first = self.step - len(losses) + 1
+    def _settle(self) -> None:
+        """Look at the steps since the last time, all processes together.
+
+        Raises:
+            RunFailed: one of them was not finite.
+        """
+        pairs: list[list[float]] = self.accelerator.reduce(torch.stack(self.pending), "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+        first = self.step - len(pairs) + 1
         self.pending.clear()
-        for offset, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                raise RunFailed(
-                    f"the loss of step {first + offset} is {loss}",
-                    f"the checkpoint in {self.out} is from before; lower the learning rate, or look at that batch",
-                )
-        self.last_loss = sum(losses) / len(losses)
-        rate = self.step / self.seconds
-        advance(0, note=f"loss {self.last_loss:.4f}  {rate:.2f} steps/s")
-        if writer:
-            with (self.out / "metrics.jsonl").open("a") as file:
-                line = {"step": self.step, "losses": losses, "learning_rate": learning_rate(self.step - 1, self.config),
-                        "seconds": round(self.seconds, 3)}
-                file.write(json.dumps(line) + "\n")
-            writer.add_scalar("loss", self.last_loss, self.step)
+        for step, (loss, norm) in enumerate(pairs, first):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                figure = f"the loss of step {step} is {loss}"
+                if math.isfinite(loss):
+                    figure = f"the gradient of step {step} has the norm {norm}"
+                saved = (self.out / "last.pt").exists()
+                kept = f"the checkpoint in {self.out} is from before" if saved else "no checkpoint had been saved yet"
+                raise RunFailed(figure, f"{kept}; lower the learning rate, or look at that batch")
+        self.losses += [loss for loss, _ in pairs]
+
+    def _log(self, advance: Callable[..., None], durable: bool) -> None:
+        self.last_loss = sum(self.losses) / len(self.losses)
+        advance(0, note=f"loss {self.last_loss:.4f}  {self.step / self.seconds:.2f} steps/s")
+        if self.metrics:
+            self.metrics.add(self.step, self.losses, learning_rate(self.step - 1, self.config), self.seconds, durable)
+        self.losses = []
 
     def _save(self, validated: bool) -> None:
         """Write `last.pt`, and `best.pt` when this is the best so far."""
         if not self.accelerator.is_main_process:
             return
         figure = self._figure() if validated else math.inf
-        better = figure < self.best
-        self.best = min(self.best, figure)
+        if figure < self.best:
+            self.best, self.best_step = figure, self.step
         state = {
             "step": self.step,
             "best": self.best,
+            "best_step": self.best_step,
             "seconds": self.seconds,
+            "loss": self.last_loss,
+            "losses": self.losses,
             "model": self.plain.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
-            "rng": torch.get_rng_state(),
             "seed": self.seed,
         }
         checkpoint.save_state(self.out / "last.pt", state)
-        if better:
+        if self.best_step == self.step:
             checkpoint.save_state(self.out / "best.pt", state)
 
     def _figure(self) -> float:
@@ -239,50 +280,34 @@ class _Run:
         self.plain.load_state_dict(self.ema.weights)
         self.plain.eval()
         try:
-            with torch.no_grad():
-                return self.validate(self.plain)
+            with torch.no_grad(), device.autocast(self.accelerator.device, self.config.precision):
+                return float(self.validate(self.plain))
         finally:
             self.plain.load_state_dict(kept)
             self.plain.train()
 
-    def _open(self, resume: bool) -> None:
-        last = self.out / "last.pt"
-        if last.exists() and not resume:
-            raise UserError(f"{self.out} already holds a run", "go on with --resume, or choose another --out")
-        if not resume:
-            torch.manual_seed(self.seed)
-            return
-        state = checkpoint.load_state(last)
-        if state["seed"] != self.seed:
-            raise UserError(f"the run in {self.out} has seed {state['seed']}, not {self.seed}", "give the same --seed")
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `_save` saved."""
         try:
             self.plain.load_state_dict(state["model"])
-        except RuntimeError:
-            raise UserError(f"the run in {self.out} trains a network of another shape", "choose another --out") from None
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
-        torch.set_rng_state(state["rng"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.ema.load_state_dict(state["ema"])
+        except (RuntimeError, ValueError, KeyError):
+            what = f"the run in {self.out} trains a network of another shape"
+            raise UserError(what, "choose another --out") from None
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.last_loss = self._cut_metrics()
+        self.best_step = state.get("best_step", 0)
+        self.losses, self.last_loss = state.get("losses", []), state.get("loss", math.nan)
+        if self.best_step == self.step and self.accelerator.is_main_process:
+            checkpoint.save_state(self.out / "best.pt", state)  # a run may be killed between its two files
 
-    def _cut_metrics(self) -> float:
-        """Drop the lines that a killed run wrote after its last checkpoint; the loss of the last line that stays."""
-        path = self.out / "metrics.jsonl"
-        if not (path.exists() and self.accelerator.is_main_process):
-            return math.nan
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= self.step]
-        text = "".join(line + "\n" for line in lines)
-        checkpoint.write_atomic(path, lambda file: file.write(text.encode()))
-        losses = json.loads(lines[-1])["losses"] if lines else [math.nan]
-        return sum(losses) / len(losses)
-
-    def _anyone(self, stopped: list) -> bool:
+    def _anyone(self, stopped: list[float]) -> bool:
         """Whether any process was asked to stop, so that all stop at the same step."""
         flag = torch.tensor(float(bool(stopped)), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)  # pyright: ignore[reportOperatorIssue]
 
     @contextmanager
-    def _prefetching(self):
+    def _prefetching(self) -> Iterator[Batches]:
         """fetch(n) → batch n, made one ahead in a thread while the model computes."""
         ahead = self.accelerator.num_processes
         with ThreadPoolExecutor(1) as pool:
@@ -296,15 +321,94 @@ class _Run:
             yield fetch
 
 
-@contextmanager
-def _stop_signals():
-    """A list that is filled when the process is asked to stop; a second request stops at once."""
-    stopped: list[int] = []
+class _Metrics:
+    """`metrics.jsonl` and TensorBoard's events of a run's main process, from `step` on. Entering removes what a killed
+    process left after its last checkpoint: temporaries, and lines of steps that will be done again.
 
-    def ask(number, frame):
-        if stopped:
+    Raises:
+        UserError: from each method, when the folder can't be written.
+    """
+
+    def __init__(self, out: Path, step: int):
+        self.path, self.step = out / "metrics.jsonl", step
+
+    def __enter__(self) -> "_Metrics":
+        with self._writing():
+            checkpoint.remove_temporaries(self.path.parent)
+            if self.path.exists():
+                lines = "".join(line + "\n" for line in self._lines_to_keep())
+                checkpoint.write_atomic(self.path, lambda file: file.write(lines.encode()))
+            self.board = SummaryWriter(self.path.parent, purge_step=self.step + 1)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        with self._writing() if kind is None else suppress(OSError):
+            self.board.close()
+
+    def add(self, step: int, losses: list[float], rate: float, seconds: float, durable: bool) -> None:
+        """A line: the losses of the steps up to `step`, the learning rate of that step, seconds since the start. A
+        durable one is on the disk, with all before it, when this returns: a checkpoint of that step may follow."""
+        line = {"step": step, "losses": losses, "learning_rate": rate, "seconds": round(seconds, 3)}
+        with self._writing():
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            self.board.add_scalar("loss", sum(losses) / len(losses), step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise checkpoint.cannot_write(self.path, error) from None
+
+    def _lines_to_keep(self) -> Iterator[str]:
+        for line in self.path.read_text(errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] > self.step:
+                    return
+            except (ValueError, KeyError, TypeError):  # the process was killed while it wrote this line
+                return
+            yield line
+
+
+def _read(last: Path, seed: int) -> dict[str, Any]:
+    """The state that a run goes on from."""
+    state = checkpoint.load_state(last)
+    missing = {"step", "best", "seconds", "model", "optimizer", "ema", "seed"} - state.keys()
+    if missing:
+        raise UserError(f"{last} is not the checkpoint of a run: it has no {', '.join(sorted(missing))}", "check --out")
+    if state["seed"] != seed:
+        raise UserError(f"the run in {last.parent} has seed {state['seed']}, not {seed}", "give the same --seed")
+    return state
+
+
+def _accelerator(device_name: str) -> Accelerator:
+    where = device.resolve(device_name)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)  # accelerate takes the current one; several processes set their own after this
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process may fit more than once, in other places
+    return Accelerator(
+        cpu=where.type == "cpu", mixed_precision="no"
+    )  # autocast is ours: accelerate's stays on the model
+
+
+def _is_cuda(accelerator: Accelerator) -> bool:
+    return accelerator.device.type == "cuda"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[float]]:
+    """A list that is filled when the process is asked to stop. Who asks again after two seconds stops it at once; sooner
+    it is the same request, which a launcher passes on that the terminal has sent already."""
+    stopped: list[float] = []
+
+    def ask(number: int, frame: Any) -> None:
+        stopped.append(time.monotonic())
+        if stopped[-1] - stopped[0] > 2:
             raise KeyboardInterrupt
-        stopped.append(number)
 
     try:
         old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -314,7 +418,7 @@ def _stop_signals():
         yield stopped
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _seed_of(seed: int, number: int) -> int:

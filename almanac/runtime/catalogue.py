@@ -1,0 +1,85 @@
+"""The data sets that we know but that are not ours: where each lies below $ALMANAC_DATA, its licence, and where it is downloaded from.
+`hub.data` finds and fetches them; a system's `data.py` reads them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a data set."""
+
+    url: str
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that is not ours."""
+
+    folder: str
+    """Its folder below $ALMANAC_DATA."""
+    licence: str
+    layouts: tuple[tuple[str, ...], ...]
+    """Lists of files; a folder that has all of one of them has the set."""
+    sources: tuple[Source, ...] = ()
+    """Where to download it; empty where it can't be had as plain files."""
+    how: str = ""
+    """How to get it where there are no sources."""
+
+
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+
+DATA: dict[str, DataSet] = {
+    "mnist": DataSet(
+        "images/mnist",
+        "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+        (tuple(f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")),),
+        (
+            Source(
+                f"{_MNIST}/train-images-idx3-ubyte.gz",
+                "train-images-idx3-ubyte.gz",
+                9_912_422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            Source(
+                f"{_MNIST}/train-labels-idx1-ubyte.gz",
+                "train-labels-idx1-ubyte.gz",
+                28_881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+            Source(
+                f"{_MNIST}/t10k-images-idx3-ubyte.gz",
+                "t10k-images-idx3-ubyte.gz",
+                1_648_877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            Source(
+                f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
+                "t10k-labels-idx1-ubyte.gz",
+                4_542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        ),
+    ),
+    "cifar10": DataSet(
+        "images/cifar10",
+        "none stated (Krizhevsky 2009)",
+        (("cifar-10-binary.tar.gz",), ("cifar10_train_subset_jpg.zip", "cifar10_test_subset_jpg.zip")),
+        (
+            Source(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                "cifar-10-binary.tar.gz",
+                170_052_171,
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            ),
+        ),
+    ),
+    "emoji": DataSet(
+        "images/emoji",
+        "Apache-2.0 (Noto), MIT (Fluent)",
+        (("noto_64_webp.zip",),),
+        how="install the font Noto Color Emoji (Debian: fonts-noto-color-emoji), or put pictures as noto_64_webp.zip",
+    ),
+}

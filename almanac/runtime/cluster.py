@@ -1,0 +1,182 @@
+"""More machines than this one, by Ray; the only file that imports it, and only when an address is given. `map` is for
+independent work (blocks, sweep points, crawl shards), `train` runs `fit` in several processes as torchrun would. Both
+are given what to do as a function: what it does, and where its files are, is the caller's."""
+
+import logging
+import os
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from almanac.runtime import console
+from almanac.runtime.errors import RunFailed, UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RETRIES = 2
+"""How often an item is tried again whose worker died."""
+
+
+def map(
+    fn: Callable[[Item], Result], items: Iterable[Item], *, address: str | None, cpus: float = 1.0, gpus: float = 0.0
+) -> Iterator[Result]:
+    """fn(item) for each item, in their order, as soon as each is there.
+
+    Args:
+        fn: a function that can be pickled; where it runs, `almanac` must be installed.
+        items: a finite number of them.
+        address: None: here, one after the other, without Ray; `local`: a Ray on this machine for the time being;
+            `auto` or `host:port`: a Ray that runs. One that the process is connected to already is used as it is.
+        cpus: processors for one item.
+        gpus: GPUs for one item.
+
+    Raises:
+        UserError: fn raised it (any other exception of fn arrives as it is, with the worker's traceback); there is no
+            Ray at the address; this machine can't hold one item.
+        RunFailed: an item's worker died, and died again when it was tried again.
+    """
+    if address is None:
+        for item in items:
+            yield fn(item)
+        return
+    with _connected(address, cpus, gpus) as ray:
+        attempt = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_attempt)
+        function = ray.put(fn)
+        waiting = deque(attempt.remote(function, item) for item in items)
+        number = 0
+        try:
+            while waiting:
+                value, error = _result(ray, waiting.popleft(), number)
+                if error is not None:
+                    raise error
+                yield value
+                number += 1
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+
+
+def train(fn: Callable[[], Any], *, address: str | None, workers: int, gpus: float = 0.0) -> Any:
+    """Run `fn`, which calls `fit`, in several processes that train one model together.
+
+    Args:
+        fn: a function that can be pickled; every process calls it. Its files must be where all of them can reach them.
+        address: as `map` takes it; None: fn runs here, alone.
+        workers: processes.
+        gpus: GPUs of each process.
+
+    Returns:
+        What fn returned in the main process; Ray takes no tensors there.
+
+    Raises:
+        UserError: fn raised it in a process (any other exception of fn arrives as Ray's, with the worker's traceback);
+            there is no Ray at the address; this machine can't hold the workers.
+        RunFailed: a process died. The run goes on from its last checkpoint when fn resumes it.
+    """
+    if address is None:
+        return fn()
+    with _connected(address, float(workers), workers * gpus), tempfile.TemporaryDirectory() as storage:
+        from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.config import LoggingConfig
+
+        trainer = TorchTrainer(
+            fn,
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=RunConfig(storage_path=storage, logging_config=LoggingConfig(log_level="CRITICAL")),
+        )
+        try:
+            return trainer.fit().return_value
+        except TrainingFailedError as error:
+            raise _cause(error) from None
+
+
+@contextmanager
+def _connected(address: str, cpus: float, gpus: float) -> Iterator[Any]:
+    """The module `ray`, connected; left as it was found."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError("Ray is not installed here", "install it with `pip install almanac[cluster]`") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    from ray._private import worker
+
+    worker.print_to_stdstream = _tell
+    try:
+        _knock(address)
+        # None: as the cluster has it; a Ray of ours needs no dashboard
+        ray.init(address=address, logging_level=logging.ERROR, include_dashboard=False if address == "local" else None)
+    except (OSError, ValueError, RuntimeError, SystemExit) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "start one with `ray start --head`, or give --cluster local"
+        raise UserError(f"there is no Ray at '{address}': {reason}", hint) from None
+    try:
+        if address == "local":
+            _check_room(ray.cluster_resources(), cpus, gpus)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at host:port, as an OSError: Ray itself would try for five minutes, and exit."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _tell(lines: dict[str, Any], ignore_prefix: bool) -> None:
+    """A worker's lines go to stderr, where progress and remarks go. Ray's own way is to copy some of them, and what it has
+    to say itself, to stdout, which is the result's."""
+    if isinstance(lines.get("pid"), int) and lines.get("actor_name") in (None, "RayTrainWorker"):
+        for line in lines["lines"]:
+            if line.strip():
+                console.log(line)
+
+
+def _check_room(here: Mapping[str, float], cpus: float, gpus: float) -> None:
+    """On this machine what does not fit will never fit; a cluster may grow."""
+    for wanted, kind, name in ((cpus, "CPU", "processors"), (gpus, "GPU", "GPUs")):
+        if wanted > here.get(kind, 0):
+            what = f"{wanted:g} {name} are asked for, and this machine has {here.get(kind, 0):g}"
+            raise UserError(what, "ask for fewer, or give --cluster the address of a larger one")
+
+
+def _attempt(fn: Callable[[Item], Result], item: Item) -> tuple[Result | None, UserError | None]:
+    """In a worker: the result, or the error for the person, which Ray would wrap."""
+    try:
+        return fn(item), None
+    except UserError as error:
+        return None, error
+
+
+def _result(ray: Any, reference: Any, number: int) -> tuple[Any, UserError | None]:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError:
+        raise  # an exception of fn's own
+    except ray.exceptions.RayError as error:
+        what = f"the worker of item {number} died {RETRIES + 1} times ({type(error).__name__})"
+        raise RunFailed(what, "it may need more memory: ask for more processors an item, so that fewer run") from None
+
+
+def _cause(error: Any) -> Exception:
+    """What a failed training means: the UserError of the first process that has one, or a defect, or that a process died."""
+    failures = [failure for _, failure in sorted(getattr(error, "worker_failures", {}).items())]
+    told = [failure for failure in failures if isinstance(failure, UserError)]
+    raised = [failure for failure in failures if not type(failure).__module__.startswith("ray.exceptions")]
+    if told or raised:
+        return told[0] if told else error
+    reason = type(failures[0] if failures else error).__name__
+    return RunFailed(f"a worker died ({reason})", "go on with --resume from the last checkpoint")

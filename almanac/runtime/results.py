@@ -1,0 +1,116 @@
+"""Measured results: `results/<system>/<name>.json`, and the tables in cards and the README, which are rendered from these files by
+`make tables` so that a number can't drift from its measurement.
+
+A table stands in Markdown between `<!-- results: system/name column column … -->` and `<!-- /results -->`."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from almanac.runtime import console, hub
+from almanac.runtime.errors import UserError
+
+_TABLE = re.compile(r"(<!-- results: (?P<name>\S+)(?P<columns>[^>]*?) -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def write(
+    system: str, name: str, rows: Sequence[Mapping[str, Any]], seed: int, folder: Path | None = None, **more: Any
+) -> Path:
+    """Write what was measured.
+
+    Args:
+        system: the system's package name.
+        name: what was measured, e.g. `evaluate`.
+        rows: the table.
+        seed: what it was run with.
+        folder: where to; None: the project's `results/<system>`.
+        more: further facts beside the rows.
+    """
+    from almanac.runtime import device
+    from almanac.runtime.checkpoint import write_atomic
+
+    facts = {
+        "command": " ".join(["almanac", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": device.machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seed": seed,
+        "rows": list(rows),
+        **more,
+    }
+    path = (folder or default_folder(system)) / f"{name}.json"
+    text = json.dumps(facts, indent=1) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode()))
+    return path
+
+
+def default_folder(system: str) -> Path:
+    """Where a system's results go."""
+    return hub.PROJECT / "results" / system
+
+
+def commit() -> str:
+    """The commit that is checked out, with a + if files differ from it; empty outside a checkout."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
+            cwd=hub.PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.stdout.strip()
+
+
+def render(markdown: str) -> str:
+    """A Markdown text with its tables rendered anew.
+
+    Raises:
+        UserError: a table names results that are not there.
+    """
+
+    def table(match: re.Match) -> str:
+        path = hub.PROJECT / "results" / f"{match['name']}.json"
+        if not path.is_file():
+            raise UserError(f"the table {match['name']} has no results at {path}", "run the command that measures it")
+        facts = json.loads(path.read_text())
+        columns = match["columns"].split() or list(facts["rows"][0])
+        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += [
+            "| " + " | ".join(console.cell(row.get(column)) for column in columns) + " |" for row in facts["rows"]
+        ]
+        source = f"<sub>`{facts['command']}`, {facts['date']}, {facts['machine']}</sub>"
+        return "\n".join([match[1].rstrip("\n"), *lines, "", source, match[4]])
+
+    return _TABLE.sub(table, markdown)
+
+
+def documents() -> list[Path]:
+    """The Markdown files that may hold tables."""
+    return [
+        hub.PROJECT / "README.md",
+        *sorted((hub.PROJECT / "almanac").rglob("README.md")),
+        *sorted((hub.PROJECT / "docs").glob("*.md")),
+    ]
+
+
+def main() -> None:
+    """Render every table in place."""
+    for path in documents():
+        before = path.read_text()
+        after = render(before)
+        if after != before:
+            path.write_text(after)
+            console.log(f"rendered {path.relative_to(hub.PROJECT)}")
+
+
+if __name__ == "__main__":
+    main()

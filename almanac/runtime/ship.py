@@ -1,0 +1,59 @@
+"""Shipping weights: `python -m almanac.runtime.ship RUN SYSTEM/NAME` copies what a run trained to `weights/` and notes in
+`weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them."""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from almanac.runtime import checkpoint, console, hub
+from almanac.runtime.errors import UserError
+
+LIMIT = 25 * 2**20
+"""All weights of a system together, bytes."""
+
+
+def ship(run: Path, name: str, command: str) -> Path:
+    """Copy a run's weights to `weights/NAME.safetensors` and note them in the manifest.
+
+    Args:
+        run: folder of the run.
+        name: `system/model`.
+        command: what trained them.
+
+    Raises:
+        UserError: there are none, they are another system's, or the system's weights would be too large for git.
+    """
+    source = run / "model.safetensors"
+    system = name.split("/")[0]
+    _, facts = checkpoint.load_weights(source, system)
+    target = hub.WEIGHTS / f"{name}.safetensors"
+    others = sum(path.stat().st_size for path in target.parent.glob("*.safetensors") if path != target)
+    if others + source.stat().st_size > LIMIT:
+        raise UserError(f"the weights of {system} would take more than {LIMIT >> 20} MiB", "ship fewer or smaller ones")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": _sha256(target), **facts})
+    return target
+
+
+def manifest() -> dict[str, dict]:
+    """What ships, by name."""
+    path = hub.WEIGHTS / "manifest.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _note(name: str, facts: dict) -> None:
+    text = json.dumps(dict(sorted({**manifest(), name: facts}.items())), indent=1) + "\n"
+    checkpoint.write_atomic(hub.WEIGHTS / "manifest.json", lambda file: file.write(text.encode()))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    run_folder, shipped_name, *trained_by = sys.argv[1:]
+    console.log(f"shipped {ship(Path(run_folder), shipped_name, ' '.join(trained_by))}")

@@ -1,0 +1,41 @@
+"""What every test needs: one thread of PyTorch a process, the house's data where it is at hand, and shapes that are checked."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+install_import_hook("almanac", "beartype.beartype")
+
+_DEVELOPMENT = Path(__file__).resolve().parents[2] / "shared" / "data"
+if not os.environ.get("ALMANAC_DATA") and _DEVELOPMENT.is_dir():
+    os.environ["ALMANAC_DATA"] = str(_DEVELOPMENT)
+
+
+@pytest.fixture
+def needs_data():
+    """Skip a test whose data set is neither at $ALMANAC_DATA nor in the cache."""
+    from almanac.runtime import hub
+
+    def check(name: str) -> None:
+        if not hub.has_data(name):
+            pytest.skip(f"the data set '{name}' is not on this machine (ALMANAC_DATA)")
+
+    return check
+
+
+@pytest.fixture
+def almanac():
+    """Run a command line in a process of its own: (arguments …) → the finished process."""
+    import subprocess
+    import sys
+
+    def run(*arguments: object, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "almanac.cli", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, **options)
+
+    return run

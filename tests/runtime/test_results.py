@@ -1,0 +1,42 @@
+"""Tables in Markdown come from result files and nowhere else."""
+
+import json
+
+import pytest
+
+from almanac.runtime import hub, results
+from almanac.runtime.errors import UserError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "PROJECT", tmp_path)
+    return tmp_path
+
+
+def test_a_table_is_rendered_from_its_file_and_again_the_same(project):
+    results.write("sys", "evaluate", [{"a": 1, "b": 0.123456, "c": None}, {"a": 2, "b": 3.0}], seed=4)
+    text = "before\n<!-- results: sys/evaluate a b c -->\nold\n<!-- /results -->\nafter\n"
+    rendered = results.render(text)
+    assert "| 1 | 0.1235 | – |" in rendered
+    assert "old" not in rendered
+    assert rendered.startswith("before\n")
+    assert rendered.endswith("after\n")
+    assert results.render(rendered) == rendered
+
+
+def test_a_table_without_results_is_an_error(project):
+    with pytest.raises(UserError, match="sys/nothing"):
+        results.render("<!-- results: sys/nothing -->\n<!-- /results -->")
+
+
+def test_a_result_says_how_it_was_measured(project):
+    facts = json.loads(results.write("sys", "x", [], seed=7).read_text())
+    assert {"command", "commit", "machine", "date", "seed", "rows"} <= facts.keys()
+    assert facts["seed"] == 7
+
+
+def test_every_table_of_the_project_is_rendered_from_its_results():
+    for path in results.documents():
+        text = path.read_text()
+        assert results.render(text) == text, f"{path}: run `make tables`"
