@@ -1,14 +1,17 @@
 """Images for training and measuring: MNIST, CIFAR-10, emoji, the photographs that scikit-learn carries, or any folder. A set is held
 in memory as bytes at its training size; networks see batches in [−1, 1]."""
 
+import csv
 import gzip
 import io
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,12 +69,25 @@ def load(name: str, split: str = "train", size: int | tuple[int, int] = 32, chan
     if split not in ("train", "test"):
         raise UserError(f"unknown split '{split}'", "use train or test")
     size = (size, size) if isinstance(size, int) else size
-    readers = {"mnist": _mnist, "cifar10": _cifar10, "animals": _animals, "emoji": _emoji, "photos": _photos, "digits": _digits}
+    readers = {
+        "mnist": _mnist,
+        "cifar10": _cifar10,
+        "animals": _animals,
+        "emoji": _emoji,
+        "photos": _photos,
+        "digits": _digits,
+    }
     reader = readers.get(name)
     found = reader(split, size) if reader else _folder(name, split, size)
     if channels is None or found.pixels.shape[1] == channels:
         return found
     return ImageSet(found.name, _to_channels(found.pixels, channels), found.labels, found.mirrored)
+
+
+def at_hand(name: str) -> bool:
+    """Whether `load` needs no network for a set."""
+    built_in = name in ("animals", "photos", "digits") or Path(name).is_dir()
+    return built_in or hub.has_data(name) or (name == "emoji" and _EMOJI_FONT.is_file())
 
 
 class Batches:
@@ -126,18 +142,35 @@ _ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 
 
 def _cifar10(split: str, size: tuple[int, int], only: tuple[str, ...] = ()) -> ImageSet:
+    """The official binary archive, or JPEGs of a part of it where those are at hand."""
     folder = hub.data("cifar10")
+    binary = folder / "cifar-10-binary.tar.gz"
+    pixels, names = _cifar10_binary(binary, split) if binary.is_file() else _cifar10_jpeg(folder, split)
+    chosen = [i for i, name in enumerate(names) if not only or name in only]
+    classes = sorted({names[i] for i in chosen})
+    labels = torch.tensor([classes.index(names[i]) for i in chosen])
+    return ImageSet("cifar10", _resized(pixels[chosen], size), labels, mirrored=True)
+
+
+def _cifar10_binary(path: Path, split: str) -> tuple[UInt8[Tensor, "count 3 32 32"], list[str]]:
+    """Records of a label byte and 3 × 32 × 32 pixel bytes, in the five training files or the test file."""
+    stem = "data_batch" if split == "train" else "test_batch"
+    with tarfile.open(path) as archive:
+        members = sorted((m for m in archive if m.name.endswith(".bin") and stem in m.name), key=lambda m: m.name)
+        blobs = [file.read() for member in members if (file := archive.extractfile(member))]
+        meta = archive.extractfile("cifar-10-batches-bin/batches.meta.txt")
+        classes = meta.read().decode().split() if meta else []
+    records = torch.frombuffer(bytearray(b"".join(blobs)), dtype=torch.uint8).view(-1, 1 + 3 * 32 * 32)
+    return records[:, 1:].reshape(-1, 3, 32, 32), [classes[label] for label in records[:, 0].tolist()]
+
+
+def _cifar10_jpeg(folder: Path, split: str) -> tuple[UInt8[Tensor, "count 3 32 32"], list[str]]:
     names, pictures = [], []
     with zipfile.ZipFile(folder / f"cifar10_{split}_subset_jpg.zip") as archive:
-        for entry in sorted(archive.namelist()):
-            kind = Path(entry).parent.name
-            if entry.endswith(".jpg") and (not only or kind in only):
-                names.append(kind)
-                pictures.append(np.asarray(Image.open(io.BytesIO(archive.read(entry))).convert("RGB")))
-    classes = sorted(set(names))
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    labels = torch.tensor([classes.index(name) for name in names])
-    return ImageSet("cifar10", _resized(pixels, size), labels, mirrored=True)
+        for entry in sorted(name for name in archive.namelist() if name.endswith(".jpg")):
+            names.append(Path(entry).parent.name)
+            pictures.append(np.asarray(Image.open(io.BytesIO(archive.read(entry))).convert("RGB")))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), names
 
 
 def _animals(split: str, size: tuple[int, int]) -> ImageSet:
@@ -146,12 +179,38 @@ def _animals(split: str, size: tuple[int, int]) -> ImageSet:
 
 
 def _emoji(split: str, size: tuple[int, int]) -> ImageSet:
+    """Emoji of several styles; the label is the subgroup in Unicode's list ("face-smiling", "animal-bird" …). Where only the font is at
+    hand, its pictures, in another order and so with another test part."""
+    if not hub.has_data("emoji") and _EMOJI_FONT.is_file():
+        return _from_pictures("emoji", _font_pictures(_EMOJI_FONT), split, size)
     folder = hub.data("emoji")
-    pictures = []
+    names, pictures = [], []
     for archive_path in sorted(folder.glob("*.zip")):
         with zipfile.ZipFile(archive_path) as archive:
-            pictures += [archive.read(entry) for entry in sorted(archive.namelist()) if entry.endswith(".webp")]
-    return _from_pictures("emoji", [io.BytesIO(picture) for picture in pictures], split, size)
+            entries = [entry for entry in sorted(archive.namelist()) if entry.endswith(".webp")]
+            names += entries
+            pictures += [io.BytesIO(archive.read(entry)) for entry in entries]
+    found = _from_pictures("emoji", pictures, split, size)
+    captions = folder / "captions.tsv"
+    if not captions.is_file():
+        return found
+    with captions.open(newline="", encoding="utf-8") as file:
+        subgroup = {row["file"]: row["subgroup"] for row in csv.DictReader(file, delimiter="\t")}
+    classes = sorted(set(subgroup.values()))
+    labels = torch.tensor([classes.index(subgroup.get(name, classes[0])) for name in names])
+    return ImageSet(found.name, found.pixels, labels[_split(len(names), split)], mirrored=True)
+
+
+_EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+"""Where Debian and its like keep the font."""
+
+
+def _font_pictures(font: Path) -> list[io.BytesIO]:
+    """The colour bitmaps of a font (its CBDT table holds a PNG a glyph)."""
+    from fontTools.ttLib import TTFont
+
+    glyphs = TTFont(font, lazy=True)["CBDT"].strikeData[0]  # pyright: ignore[reportAttributeAccessIssue]
+    return [io.BytesIO(glyphs[name].imageData) for name in sorted(glyphs)]
 
 
 def _photos(split: str, size: tuple[int, int]) -> ImageSet:
@@ -170,7 +229,7 @@ def _photos(split: str, size: tuple[int, int]) -> ImageSet:
 def _digits(split: str, size: tuple[int, int]) -> ImageSet:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     pixels = (torch.from_numpy(digits.images).float() * (255 / 16)).round().to(torch.uint8)[:, None]
     # The 8 × 8 digits fill their frame; MNIST's have a margin of a seventh.
     pixels = F.pad(_resized(pixels, (20, 20)), (4, 4, 4, 4))
@@ -226,7 +285,9 @@ def _split(count: int, split: str) -> Int[Tensor, " chosen"]:
     return index[index % 10 == 9] if split == "test" else index[index % 10 != 9]
 
 
-def _resized(pixels: UInt8[Tensor, "count channels h w"], size: tuple[int, int]) -> UInt8[Tensor, "count channels h2 w2"]:
+def _resized(
+    pixels: UInt8[Tensor, "count channels h w"], size: tuple[int, int]
+) -> UInt8[Tensor, "count channels h2 w2"]:
     if tuple(pixels.shape[2:]) == size:
         return pixels
     resized = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)

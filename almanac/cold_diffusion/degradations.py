@@ -4,7 +4,7 @@ finds them, and one of the user's own as `module:Class`. Which settings the pape
 
 import importlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -45,6 +45,13 @@ class Degradation:
     def draw(self, images: Images, generator: torch.Generator) -> State:
         """Draw the state of each sample; the images give its shape only."""
         return {}
+
+    def infer(self, degraded: Images, t: int) -> State | None:
+        """The state of degraded pictures that come without one, as far as it shows; None: it does not.
+
+        Without a state of its own (blur, pixelate, colour), a degradation has nothing to infer.
+        """
+        return {} if type(self).draw is Degradation.draw else None
 
     def fit_prior(self, images: Images) -> State:
         """Fit what `start` needs to clean training images: a Gaussian over their thumbnails (for blur: over channel means)."""
@@ -94,13 +101,13 @@ class Blur(Degradation):
     """How the image goes on past its edge."""
     to_mean: bool = False
     """Whether the last step also replaces the image by its channel means (official `discrete`)."""
-
-    thumbnail = 1
+    eight_bit: bool = False
+    """Whether training rounds degraded images down to 8 bits (official `discrete`, too)."""
 
     @property
-    def eight_bit(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The official code rounds in the generation recipe only."""
-        return self.to_mean
+    def thumbnail(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """An image that ends in its channel means can be started from them."""
+        return 1 if self.to_mean else None
 
     def __call__(self, images, t, state):
         height, width = images.shape[2:]
@@ -173,6 +180,22 @@ class Mask(Degradation):
             colour = torch.rand(count, channels, 1, 1, generator=generator) - 0.5
             state["colour"] = colour.to(images.device)
         return state
+
+    def infer(self, degraded, t):
+        """The hole is where "brightness falls as the mask says" fits the picture best, by least squares at every place."""
+        height, width = degraded.shape[2:]
+        if self.place == "centre" or self.fill == "colour" or t == 0:
+            return None
+        kept = self._kept(2 * (max(height, width) + 1) ** 2).to(degraded.device)[t]
+        radius = next((r for r in range(1, max(height, width)) if kept[r * r] > 0.99), max(height, width) - 1)
+        offset = torch.arange(-radius, radius + 1, device=degraded.device)
+        hole = 1 - kept[offset[:, None] ** 2 + offset**2][None, None]
+        seen = degraded.abs().mean(1, keepdim=True)
+        # Σ seen · kept and Σ kept² over the picture, for a hole at every pixel, from what the hole takes away.
+        overlap = seen.sum((2, 3), keepdim=True) - F.conv2d(seen, hole, padding=radius)
+        energy = height * width - F.conv2d(torch.ones_like(seen), 2 * hole - hole**2, padding=radius)
+        best = (overlap**2 / energy.clamp(min=1e-3)).flatten(1).argmax(1)
+        return {"centre": torch.stack((best // width, best % width), dim=1)}
 
     def start(self, prior, images, generator):
         if self.fill != "colour":
@@ -355,11 +378,24 @@ def to_json(degradation: Degradation) -> dict[str, Any]:
     """What a checkpoint keeps of a degradation."""
     kind = type(degradation)
     name = next((name for name, known in NAMED.items() if known is kind), f"{kind.__module__}:{kind.__qualname__}")
-    return {"name": name, **(asdict(degradation) if hasattr(degradation, "__dataclass_fields__") else {})}
+    return {"name": name, **(asdict(degradation) if is_dataclass(degradation) else {})}
 
 
-def from_json(kept: dict[str, Any]) -> Degradation:
-    """The degradation that `to_json` described."""
+def from_json(kept: dict[str, Any], trusted: str | None = None) -> Degradation:
+    """The degradation that `to_json` described.
+
+    Args:
+        kept: what a file says.
+        trusted: the person's own `module:Class`, if they gave one; a file alone can't have a module imported, which is to run it.
+
+    Raises:
+        UserError: it is not known, or is somebody's own and not the trusted one.
+    """
+    if ":" in kept["name"] and kept["name"] != trusted:
+        raise UserError(
+            f"the file needs the degradation '{kept['name']}', which is code outside this project",
+            f"if you trust that code, add --degradation {kept['name']}",
+        )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items() if key != "name"}
     return named(kept["name"])(**settings)
 

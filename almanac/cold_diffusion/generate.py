@@ -10,7 +10,9 @@ SYMMETRY_NOISE = 0.002
 """Standard deviation of the noise that breaks the symmetry of a constant start (paper, §5.2), on images in [−1, 1]."""
 
 
-def start(restorer: Restorer, count: int, generator: torch.Generator, symmetry_noise: float = SYMMETRY_NOISE) -> tuple[Images, State]:
+def start(
+    restorer: Restorer, count: int, generator: torch.Generator, symmetry_noise: float = SYMMETRY_NOISE
+) -> tuple[Images, State]:
     """Draw `count` fully degraded images and their states.
 
     Args:

@@ -36,7 +36,9 @@ def from_state_dict(state: dict[str, Any], name: str = "the checkpoint") -> Unet
         UserError: it is not a checkpoint of this network.
     """
     found = state.get("ema", state.get("model", state))
-    weights = {match[1]: tensor for key, tensor in found.items() if (match := _NAME.search(key)) and isinstance(tensor, Tensor)}
+    weights = {
+        match[1]: tensor for key, tensor in found.items() if (match := _NAME.search(key)) and isinstance(tensor, Tensor)
+    }
     try:
         model = Unet(_config(weights))
         model.load_state_dict(weights)

@@ -34,7 +34,7 @@ RESTORATION: dict[str, dict[str, Degradation]] = {
 """The paper's restoration tables, by set and degradation."""
 
 GENERATION_128: dict[str, Degradation] = {
-    "blur": Blur(300, to_mean=True),
+    "blur": Blur(300, to_mean=True, eight_bit=True),
     "mask": Mask(750, kernel_std=0.05, initial_mask=1, place="centre", fill="colour"),
     "pixelate": Pixelate(6),
     "snow": Snow(200, threshold=_SNOW_LEVEL_4, streak_sigma=(0.05, 20.0)),
@@ -45,8 +45,9 @@ GENERATION_128: dict[str, Degradation] = {
 """The paper's generation at 128 pixels."""
 
 GENERATION_SMALL: dict[str, Degradation] = {
-    # The same range of blurs relative to the picture: from 0.3 pixels to (in all) the whole side of 32.
-    "blur": Blur(50, kernel_size=27, sigma=0.3, growth=0.075, to_mean=True),
+    # From 0.3 pixels to 20 in all, where the longest wave of 32 pixels is 0.0004 of itself; at most to a third of it in a step. Rounding
+    # to 8 bits would hide the last ten steps, and the noise that breaks the symmetry, from the network.
+    "blur": Blur(50, kernel_size=27, sigma=0.3, growth=0.065, to_mean=True),
     "mask": Mask(50, kernel_std=0.4, initial_mask=1, place="centre", fill="colour"),
     "pixelate": Pixelate(4),
     "snow": Snow(50, threshold=_SNOW_LEVEL_4, streak_sigma=(0.05, 20.0)),

@@ -62,7 +62,8 @@ def load(name: str, device_name: str = "auto", degradation: str | None = None) -
         name: a shipped model (`cold_diffusion/mnist-blur`, or just `mnist-blur`), a path, `hf://owner/repo/file`; or a
             `.pt` file of the official code, which does not say its degradation.
         device_name: `auto`, `cpu` or `cuda`.
-        degradation: for an official file: `blur`, or `blur:cifar10` where the settings depend on the set of images.
+        degradation: for an official file: `blur`, or `blur@cifar10` where the settings depend on the set of images; for a
+            model of the person's own degradation: `module:Class`.
 
     Raises:
         UserError: there is no such model, it is damaged, or of another system.
@@ -71,14 +72,14 @@ def load(name: str, device_name: str = "auto", degradation: str | None = None) -
     path = hub.weights(f"cold_diffusion/{name}" if f"cold_diffusion/{name}" in shipped() else name)
     if path.suffix in (".pt", ".pth"):
         model = published.load(path)
-        kind, _, images = (degradation or "").partition(":")
+        kind, _, images = (degradation or "").partition("@")
         if not kind:
-            raise UserError(f"{path} does not say which degradation it inverts", "add --degradation, e.g. blur:cifar10")
+            raise UserError(f"{path} does not say which degradation it inverts", "add --degradation, e.g. blur@cifar10")
         size = 32 if images in ("mnist", "cifar10") else 128
         found, prior, facts = recipe(kind, images, size), {}, {"data": images or "unknown", "size": size}
     else:
         tensors, facts = checkpoint.load_weights(path, "cold_diffusion")
-        model, found, prior = _ours(path, tensors, facts)
+        model, found, prior = _ours(path, tensors, facts, degradation)
     model = model.to(where, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
     return Restorer(model, found, facts["data"], facts["size"], prior, where)
 
@@ -88,23 +89,25 @@ def shipped() -> list[str]:
     return [name for name in hub.shipped_weights("cold_diffusion") if "features" not in name]
 
 
-def default_model(degradation: str, channels: int) -> str:
-    """The shipped restorer for a degradation and grey (1) or colour (3) pictures.
+def default_model(degradation: str, sets: tuple[str, ...]) -> str:
+    """The shipped restorer for a degradation.
+
+    Args:
+        degradation: its name.
+        sets: the sets of images that it may have been trained on, the best one first; then any other.
 
     Raises:
         UserError: none ships for it.
     """
-    wanted = f"{'mnist' if channels == 1 else 'emoji'}-{degradation}"
-    names = [name.split("/")[1] for name in shipped()]
-    if wanted in names:
-        return f"cold_diffusion/{wanted}"
-    others = [name for name in names if name.endswith(f"-{degradation}")]
-    if others:
-        return f"cold_diffusion/{others[0]}"
+    names = shipped()
+    trained_on = {name.split("/")[1].rpartition("-")[0]: name for name in names if name.endswith(f"-{degradation}")}
+    for images in (*sets, *trained_on):
+        if images in trained_on:
+            return trained_on[images]
     raise UserError(
         f"no trained model for '{degradation}' ships with the project",
         f"train one with `almanac cold-diffusion train --degradation {degradation}` and give --model; "
-        f"shipped: {', '.join(names) or 'none'}",
+        f"shipped: {', '.join(name.split('/')[1] for name in names) or 'none'}",
     )
 
 
@@ -224,14 +227,18 @@ def _starts(length: int, size: int) -> list[int]:
     return [*range(0, length - size, stride), length - size]
 
 
-def _ours(path: Any, tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[Unet, Degradation, State]:
+def _ours(
+    path: Any, tensors: dict[str, Tensor], facts: dict[str, Any], trusted: str | None
+) -> tuple[Unet, Degradation, State]:
     try:
         network = facts["network"]
         model = Unet(UnetConfig(network["dim"], tuple(network["dim_mults"]), network["channels"]))
-        degradation = from_json(facts["degradation"])
+        degradation = from_json(facts["degradation"], trusted)
         weights = {name[6:]: tensor.float() for name, tensor in tensors.items() if name.startswith("model.")}
         model.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a cold-diffusion restorer ({reason})", "train one, or give a shipped name") from None
+        raise UserError(
+            f"{path} is not a cold-diffusion restorer ({reason})", "train one, or give a shipped name"
+        ) from None
     return model, degradation, {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("prior.")}

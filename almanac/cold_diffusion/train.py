@@ -14,9 +14,12 @@ from almanac.cold_diffusion import data
 from almanac.cold_diffusion.degradations import Degradation, to_json
 from almanac.cold_diffusion.model import Unet, UnetConfig
 from almanac.cold_diffusion.recipes import recipe
-from almanac.runtime import checkpoint, device
+from almanac.runtime import checkpoint, console, device
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""R(x_t, t − 1) on batches."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,22 @@ PRESETS = {
     "gpu": Preset(64, (1, 2, 4), 32, 256, FitConfig(20_000, learning_rate=5e-4, ema_decay=0.999, compile=True)),
     # The official README and code: Adam at a constant 2e-5, 700,000 steps of 2 × 32 images, no clipping.
     "paper": Preset(
-        64, (1, 2, 4, 8), 128, 32,
-        FitConfig(700_000, learning_rate=2e-5, final_ratio=1.0, warmup_steps=0, betas=(0.9, 0.999), clip_norm=float("inf"),
-                  accumulate=2, ema_every=10, precision="fp32", save_every=10_000),
+        64,
+        (1, 2, 4, 8),
+        128,
+        32,
+        FitConfig(
+            700_000,
+            learning_rate=2e-5,
+            final_ratio=1.0,
+            warmup_steps=0,
+            betas=(0.9, 0.999),
+            clip_norm=float("inf"),
+            accumulate=2,
+            ema_every=10,
+            precision="fp32",
+            save_every=10_000,
+        ),
     ),
 }
 
@@ -70,7 +86,8 @@ def train(
         resume: go on with the run in `out`.
 
     Returns:
-        The facts that the weights carry: `system`, `data`, `degradation`, `network`, `size`, `steps`, `seconds`, `loss`, `images_per_second`.
+        The facts that the weights carry: what they restore (`data`, `degradation`, `size`), the `network`, and how they came to
+        be (`steps`, `seconds`, `loss`, `images_per_second`, `machine`, `date`, `seed`).
     """
     images = data.load(data_name, "train", preset.size)
     held_out = data.load(data_name, "test", preset.size)
@@ -79,11 +96,21 @@ def train(
     torch.manual_seed(seed)
     model = Unet(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if preset.size % model.multiple:
-        raise UserError(f"images of {preset.size} pixels do not fit {len(preset.dim_mults)} levels", f"use a multiple of {model.multiple}")
+        raise UserError(
+            f"images of {preset.size} pixels do not fit {len(preset.dim_mults)} levels",
+            f"use a multiple of {model.multiple}",
+        )
     started = time.time()
     fitted = fit(
-        model, restoration_loss(degrade), data.Batches(images, preset.batch_size, seed), preset.fit, out,
-        seed=seed, device_name=device_name, resume=resume, validate=_validation(degrade, held_out, device_name, seed),
+        model,
+        restoration_loss(degrade),
+        data.Batches(images, preset.batch_size, seed),
+        preset.fit,
+        out,
+        seed=seed,
+        device_name=device_name,
+        resume=resume,
+        validate=_validation(degrade, held_out, device_name, seed),
     )
     seen = fitted.step * preset.batch_size * preset.fit.accumulate
     facts = {
@@ -103,14 +130,15 @@ def train(
     prior = degrade.fit_prior(images.batch(slice(None, 20_000)))
     tensors = {f"model.{name}": _compact(tensor) for name, tensor in fitted.weights.items()}
     tensors |= {f"prior.{name}": tensor for name, tensor in prior.items()}
-    checkpoint.save_weights(Path(out) / "model.safetensors", tensors, facts)
+    if console.is_main_process():
+        checkpoint.save_weights(Path(out) / "model.safetensors", tensors, facts)
     return facts
 
 
-def restoration_loss(degrade: Degradation) -> Callable[[nn.Module, Tensor, torch.Generator], Tensor]:
+def restoration_loss(degrade: Degradation) -> Callable[[Network, Tensor, torch.Generator], Tensor]:
     """The loss of a degradation, for `fit`."""
 
-    def loss(model: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(model: Network, images: Tensor, generator: torch.Generator) -> Tensor:
         t = torch.randint(1, degrade.steps + 1, (len(images),), generator=generator).to(images.device)
         degraded = degrade(images, t, degrade.draw(images, generator))
         if degrade.eight_bit:
@@ -120,13 +148,17 @@ def restoration_loss(degrade: Degradation) -> Callable[[nn.Module, Tensor, torch
     return loss
 
 
-def with_overrides(preset: Preset, steps: int | None, batch_size: int | None, size: int | None, compile: bool) -> Preset:
+def with_overrides(
+    preset: Preset, steps: int | None, batch_size: int | None, size: int | None, compile: bool
+) -> Preset:
     """A preset with what the person changed of it."""
     optimise = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
     return replace(preset, fit=optimise, batch_size=batch_size or preset.batch_size, size=size or preset.size)
 
 
-def _validation(degrade: Degradation, held_out: data.ImageSet, device_name: str, seed: int) -> Callable[[nn.Module], float]:
+def _validation(
+    degrade: Degradation, held_out: data.ImageSet, device_name: str, seed: int
+) -> Callable[[nn.Module], float]:
     """L1 on up to 256 held-out images, at severities and states that are the same every time."""
     images = held_out.batch(slice(None, 256)).to(device.resolve(device_name))
     loss = restoration_loss(degrade)
