@@ -1,0 +1,1 @@
+"""The web: every system in a browser."""
