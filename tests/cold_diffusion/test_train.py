@@ -35,8 +35,20 @@ def test_two_processes_say_one_result(tmp_path):
 
     arguments = ["--degradation", "pixelate", "--data", "digits", "--steps", "2", "--batch-size", "4", "--size", "16"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    command = [*launch, "-m", "almanac.cli", "cold-diffusion", "train", *arguments, "--out", str(tmp_path / "run"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        *launch,
+        "-m",
+        "almanac.cli",
+        "cold-diffusion",
+        "train",
+        *arguments,
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
     assert restore.load(str(tmp_path / "run" / "model.safetensors"), "cpu").channels == 1
