@@ -140,17 +140,17 @@ def download(url: str, path: Path, sha256: str) -> Path:
     Raises:
         UserError: no network, the server refused, the disk is full, or the hash is another.
     """
-    if path.is_file() and _sha256(path) == sha256:
+    if path.is_file() and hash_of(path) == sha256:
         return path
     partial = path.with_name(path.name + ".part")
     resumed = partial.is_file()
-    if not (resumed and _sha256(partial) == sha256):  # else it was stopped just before it got its name
+    if not (resumed and hash_of(partial) == sha256):  # else it was stopped just before it got its name
         _fetch(url, partial, path)
-    found = _sha256(partial)
+    found = hash_of(partial)
     if found != sha256 and resumed:  # what was there may be of another version of the file
         partial.unlink()
         _fetch(url, partial, path)
-        found = _sha256(partial)
+        found = hash_of(partial)
     if found != sha256:
         partial.unlink()
         raise UserError(f"{url} has sha256 {found}, not {sha256}", "the file was changed or damaged; nothing was kept")
@@ -192,6 +192,7 @@ def _fetch(url: str, partial: Path, path: Path) -> None:
         raise cannot_write(partial, error) from None
 
 
-def _sha256(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

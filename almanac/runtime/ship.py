@@ -1,7 +1,6 @@
 """Shipping weights: `python -m almanac.runtime.ship RUN SYSTEM/NAME` copies what a run trained to `weights/` and notes in
 `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -34,7 +33,7 @@ def ship(run: Path, name: str, command: str) -> Path:
         raise UserError(f"the weights of {system} would take more than {LIMIT >> 20} MiB", "ship fewer or smaller ones")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": _sha256(target), **facts})
+    _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": hub.hash_of(target), **facts})
     return target
 
 
@@ -47,11 +46,6 @@ def manifest() -> dict[str, dict]:
 def _note(name: str, facts: dict) -> None:
     text = json.dumps(dict(sorted({**manifest(), name: facts}.items())), indent=1) + "\n"
     checkpoint.write_atomic(hub.WEIGHTS / "manifest.json", lambda file: file.write(text.encode()))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":
