@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SamplerName = Literal["improved", "naive", "estimated", "direct"]
 Preset = Literal["cpu", "gpu", "paper"]
 Fit = Literal["auto", "tile", "resize"]
+Purpose = Literal["restoration", "generation"]
 
 
 def degrade(
@@ -75,6 +76,7 @@ def train(
     *,
     degradation: str = "blur",
     data: str = "mnist",
+    purpose: Purpose | None = None,
     preset: Preset = "cpu",
     out: Path | None = None,
     steps: int | None = None,
@@ -95,9 +97,11 @@ def train(
     Args:
         degradation: blur, mask, pixelate, snow, colour, animorph, noise, or your own class as module:Class.
         data: set of images: mnist, cifar10, emoji, photos, digits, or the path of a folder of images.
+        purpose: restoration (keeps enough of an image to find it again) or generation (degrades it until nothing but a start is left);
+            default: restoration where the paper has it (mnist: blur, mask, pixelate; cifar10: those, snow, colour), else generation.
         preset: size of machine: cpu (one core, under half an hour), gpu (one large GPU, under 25 minutes), paper (the published
             recipe: 700,000 steps at 128 pixels).
-        out: the run's folder; default: runs/DATA-DEGRADATION.
+        out: the run's folder; default: runs/DATA-DEGRADATION, or runs/DATA-PURPOSE-DEGRADATION.
         steps: optimiser steps, instead of the preset's.
         batch_size: images a batch, instead of the preset's.
         size: side of the images, pixels, instead of the preset's.
@@ -113,10 +117,13 @@ def train(
     from almanac.runtime import cluster as ray
 
     chosen = recipe.with_overrides(recipe.PRESETS[preset], steps, batch_size, size, compile)
-    folder = (out or Path("runs") / f"{Path(data).name}-{degradation.split(':')[-1]}").absolute()
+    name = "-".join(part for part in (Path(data).name, purpose, degradation.split(":")[-1]) if part)
+    folder = (out or Path("runs") / name).absolute()
 
     def run() -> dict[str, Any]:
-        return recipe.train(degradation, data, folder, chosen, seed=seed, device_name=device, resume=resume)
+        return recipe.train(
+            degradation, data, folder, chosen, purpose=purpose, seed=seed, device_name=device, resume=resume
+        )
 
     facts = (
         run() if cluster is None else ray.train(run, address=cluster, workers=workers, gpus=0 if device == "cpu" else 1)

@@ -20,6 +20,8 @@ Images = Float[Tensor, "batch channels height width"]
 """Images scaled to [−1, 1]."""
 State = dict[str, Tensor]
 """What a sample's degradation consists of besides t; every tensor has the batch as its first axis."""
+SYMMETRY_NOISE = 0.002
+"""Standard deviation of the noise that breaks the symmetry of a constant start (paper, §5.2), on images in [−1, 1]."""
 
 
 class Degradation:

@@ -115,7 +115,7 @@ def draw_figure(names: list[str], seed: int, device_name: str, folder: Path) -> 
     sampling back to a generated image.
 
     Args:
-        names: models; the first one for each of `FIGURE_ROWS` makes its row, colour models before grey ones.
+        names: models; the first one for each of `FIGURE_ROWS` makes its row, emoji before other colour models before grey ones.
         seed: of states and symmetry noise, and which test image is degraded.
         device_name: where to run.
         folder: where `figure.png` goes.
@@ -123,7 +123,7 @@ def draw_figure(names: list[str], seed: int, device_name: str, folder: Path) -> 
     Returns:
         The file, or None where no model has a row.
     """
-    ranked = sorted(names, key=lambda name: name.startswith("mnist"))
+    ranked = sorted(names, key=lambda name: (not name.startswith("emoji"), name.startswith("mnist")))
     found = {row: next((name for name in ranked if name.endswith(f"-{row}")), None) for row in FIGURE_ROWS}
     rows = []
     for row, name in found.items():

@@ -3,11 +3,8 @@ picture of the other set for animorph, noise for noise."""
 
 import torch
 
-from almanac.cold_diffusion.degradations import Images, State
+from almanac.cold_diffusion.degradations import SYMMETRY_NOISE, Images, State
 from almanac.cold_diffusion.restore import OnStep, Restorer, Sampler, sample
-
-SYMMETRY_NOISE = 0.002
-"""Standard deviation of the noise that breaks the symmetry of a constant start (paper, §5.2), on images in [−1, 1]."""
 
 
 def start(

@@ -87,14 +87,17 @@ class Unet(nn.Module):
             x: degraded images, clean ones scaled to [−1, 1].
             time: the step index t − 1 of each image.
         """
-        embedded = self.time_mlp(time.float())
+        with _precise(x):
+            embedded = self.time_mlp(time.float())
         x = x.contiguous(memory_format=self.memory_format)
         skips = []
         for block1, block2, attention, down in self.downs:  # pyright: ignore[reportGeneralTypeIssues]
-            # A fully blurred digit differs from its mean by 0.007, less than bfloat16's rounding: what reads x stays float32.
-            with torch.autocast(x.device.type, enabled=False) if not skips else nullcontext():
-                x = block1(x, embedded if skips else embedded.float())
-            x = attention(block2(x, embedded))
+            # A fully blurred digit differs from its mean by 0.007, less than bfloat16's rounding: what reads x stays float32, and
+            # so does the rest of its level where no gradient makes that dear (docs/log.md).
+            with _precise(x) if not skips else nullcontext():
+                x = block1(x, embedded)
+            with _precise(x) if not skips and not self.training else nullcontext():
+                x = attention(block2(x, embedded))
             skips.append(x)
             x = down(x)
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, embedded)), embedded)
@@ -102,6 +105,10 @@ class Unet(nn.Module):
             x = torch.cat((x, skips.pop()), dim=1)
             x = up(attention(block2(block1(x, embedded), embedded)))
         return self.final_conv(x)
+
+
+def _precise(x: Tensor) -> torch.autocast:
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _attention(dim: int) -> nn.Module:

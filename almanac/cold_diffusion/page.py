@@ -33,7 +33,13 @@ MOST_GENERATED = 36
 """How many pictures a visitor may generate at once."""
 
 _ENLARGEMENTS = {"As trained": 1, "2× larger": 2, "4× larger": 4}
-_SETS = {"mnist": "Digits", "emoji": "Emoji", "cifar10": "CIFAR-10", "photos": "Photographs"}
+_SETS = {
+    "mnist": "Digits",
+    "emoji": "Emoji",
+    "cifar10": "CIFAR-10",
+    "cifar10-generation": "CIFAR-10, to the end",
+    "photos": "Photographs",
+}
 _SAMPLERS = {
     "Improved (Algorithm 2)": "improved",
     "Naive (Algorithm 1)": "naive",

@@ -2,6 +2,8 @@
 pixels; sources are the commands of the official README. At 32 or 64 pixels, generation has schedules of our own, of the same
 shape, that end in the same place after 50 steps."""
 
+from typing import Literal
+
 from almanac.cold_diffusion.degradations import (
     Animorph,
     Blur,
@@ -14,6 +16,10 @@ from almanac.cold_diffusion.degradations import (
     named,
     to_json,
 )
+from almanac.runtime.errors import UserError
+
+Purpose = Literal["restoration", "generation"]
+"""Restoration keeps enough of an image to find it again; generation degrades it until only a start is left that can be drawn."""
 
 _SNOW_LEVEL_4 = (1.15, 0.55)
 
@@ -58,18 +64,33 @@ GENERATION_SMALL: dict[str, Degradation] = {
 """Generation at 32 and 64 pixels."""
 
 
-def recipe(name: str, data: str, size: int) -> Degradation:
+def recipe(name: str, data: str, size: int, purpose: Purpose | None = None) -> Degradation:
     """The settings of a degradation for a set of images.
 
     Args:
         name: a known degradation, or `module:Class` for one of the user's own (which is taken as it is).
         data: name of the set, or a path.
         size: side of the images, pixels.
+        purpose: what the network is for; None: `usual_purpose`.
 
     Raises:
-        UserError: the degradation is not known.
+        UserError: the degradation is not known, or the paper has no restoration of it for that set.
     """
-    kind = named(name)
+    key = _key(name)
+    purpose = purpose or usual_purpose(name, data)
+    if purpose == "restoration" and key not in RESTORATION.get(data, {}):
+        known = ", ".join(f"{key} of {images}" for images, recipes in RESTORATION.items() for key in recipes)
+        raise UserError(f"there is no restoration recipe for {name} of {data}", f"leave --purpose out; known: {known}")
+    if purpose == "restoration":
+        return RESTORATION[data][key]
     generation = GENERATION_128 if size >= 128 else GENERATION_SMALL
-    key = to_json(kind())["name"]
-    return RESTORATION.get(data, {}).get(key) or generation.get(key) or kind()
+    return generation.get(key) or named(name)()
+
+
+def usual_purpose(name: str, data: str) -> Purpose:
+    """Restoration where the paper's tables have one of this degradation for this set, else generation."""
+    return "restoration" if _key(name) in RESTORATION.get(data, {}) else "generation"
+
+
+def _key(name: str) -> str:
+    return to_json(named(name)())["name"]

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from almanac.cold_diffusion import published
@@ -20,6 +20,8 @@ from almanac.runtime.errors import UserError
 Sampler = Literal["improved", "naive", "estimated", "direct"]
 """improved: Algorithm 2; naive: Algorithm 1; estimated: as naive, with the noise (or the other image) estimated anew at each step;
 direct: one call of the network."""
+
+Severities = Int[Tensor, " batch"]
 
 Restore = Callable[[Images, int], Images]
 """R(x_t, t): an estimate of the clean images, all at the same severity t ≥ 1."""
@@ -158,10 +160,17 @@ def _step(degradation: Any, x: Images, estimate: Images, state: State, step: int
     here = torch.full((len(x),), step, device=x.device)
     if sampler == "estimated":
         state = degradation.estimate_state(x, estimate, here)
-    before = estimate if step == 1 else degradation(estimate, here - 1, state)
     if sampler == "improved":
-        return x - degradation(estimate, here, state) + before
-    return before
+        return update(degradation, x, estimate, here, here - 1, state)
+    return degradation(estimate, here - 1, state)
+
+
+def update(
+    degradation: Degradation, x: Images, estimate: Images, here: Severities, there: Severities, state: State
+) -> Images:
+    """The improved update (paper, Algorithm 2): x_t at severity `there` from x_t at `here` and an estimate of x_0. What the
+    estimate and D get wrong alike at both severities cancels."""
+    return x - degradation(estimate, here, state) + degradation(estimate, there, state)
 
 
 def restore_picture(

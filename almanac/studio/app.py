@@ -115,6 +115,7 @@ def _page(system: System) -> ModuleType:
 
 
 def _mount(app: FastAPI, system: System, page: gr.Blocks) -> None:
+    page.delete_cache = (3600, 86_400)  # each hour what people uploaded a day ago; all of it when Studio stops
     gr.mount_gradio_app(
         app,
         page,

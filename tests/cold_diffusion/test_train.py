@@ -142,19 +142,53 @@ def test_the_network_sees_steps_from_zero():
     assert set(seen[0].tolist()) == {0, 1, 2}
 
 
-def test_a_faint_difference_survives_bfloat16():
+@pytest.mark.parametrize("name", ["blur", "mask", "snow", "noise"])
+def test_a_perfect_network_rolls_out_to_the_degradation_itself(name):
+    images = data.load("digits", "test", 16).batch(slice(8))
+    degrade = recipe.recipe(name, "emoji", 16)
+    calls = []
+
+    def perfect(x, t):
+        calls.append((x, t + 1))
+        return images.clone()
+
+    recipe.restoration_loss(degrade, rollout=1.0)(perfect, images, torch.Generator().manual_seed(0))
+    (_, first), (_, between), (degraded, t) = calls
+    assert (first == degrade.steps).all() and (between <= first).all() and (t <= between).all() and (t < between).any()
+    # What is left is the noise that breaks the symmetry, or rounding to 8 bits, of the full severity: it stays in x.
+    calls.clear()
+    recipe.restoration_loss(degrade)(perfect, images, torch.Generator().manual_seed(0))
+    assert torch.equal(calls[0][1], t)
+    assert (degraded - calls[0][0]).abs().max() <= (0.02 if degrade.eight_bit or degrade.thumbnail else 1e-4)
+
+
+def test_a_rolled_out_part_carries_the_networks_mistake_and_the_rest_does_not():
+    images = torch.zeros(4, 1, 16, 16)
+    degrade = recipe.recipe("noise", "emoji", 16)
+    seen = []
+    recipe.restoration_loss(degrade, rollout=0.5)(
+        lambda x, t: seen.append(x) or torch.ones_like(x), images, torch.Generator().manual_seed(0)
+    )
+    plain = []
+    recipe.restoration_loss(degrade)(lambda x, t: plain.append(x) or x, images, torch.Generator().manual_seed(0))
+    assert [len(x) for x in seen] == [2, 2, 4]
+    assert torch.equal(seen[2][2:], plain[0][2:])
+    assert not torch.equal(seen[2][:2], plain[0][:2])
+
+
+@pytest.mark.parametrize(("training", "precise"), [(True, 1), (False, 3)])
+def test_a_faint_difference_survives_bfloat16(training, precise):
     """A fully blurred digit differs from its mean by less than bfloat16's rounding; the network must still see it."""
     from almanac.cold_diffusion.model import Unet, UnetConfig
 
-    torch.manual_seed(0)
-    block = Unet(UnetConfig(16, (1, 2), 1)).downs[0][0]
+    model = Unet(UnetConfig(16, (1, 2), 1)).train(training)
     seen = []
-    block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    model = Unet(UnetConfig(16, (1, 2), 1))
-    model.downs[0][0] = block
+    block1, block2, attention, _ = model.downs[0]
+    for part in (block1.ds_conv, block2.ds_conv, attention.fn.fn.to_qkv):
+        part.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.long))
-    assert seen == [torch.float32]
+    assert [kind == torch.float32 for kind in seen] == [True] * precise + [False] * (3 - precise)
 
 
 def test_features_do_not_depend_on_the_company_of_an_image():
@@ -163,3 +197,13 @@ def test_features_do_not_depend_on_the_company_of_an_image():
     images = torch.rand(3, 1, 32, 32) * 2 - 1
     with torch.no_grad():
         assert torch.allclose(extractor.features(images)[1:2], extractor.features(images[1:2]), atol=1e-5)
+
+
+def test_a_purpose_decides_the_recipe():
+    from almanac.cold_diffusion.recipes import recipe as settings
+
+    assert settings("blur", "cifar10", 32) == settings("blur", "cifar10", 32, "restoration")
+    assert settings("blur", "cifar10", 32, "generation") == settings("blur", "emoji", 32)
+    assert settings("blur", "emoji", 32).thumbnail == 1 and settings("blur", "cifar10", 32).thumbnail is None
+    with pytest.raises(UserError, match="no restoration recipe for snow of emoji"):
+        settings("snow", "emoji", 32, "restoration")

@@ -136,3 +136,18 @@ def test_a_defect_of_ours_shows_nothing_of_its_inside(caplog):
         handler()
     assert "secret" not in raised.value.message and "went wrong" in raised.value.message
     assert "secret" in caplog.text
+
+
+def test_what_people_upload_is_gone_when_studio_stops(system, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def build(services: Services) -> gr.Blocks:
+        with gr.Blocks() as page:
+            gr.File()
+        return page
+
+    with TestClient(create_app(systems=(system("good", build),))) as client:
+        sent = client.post("/good/gradio_api/upload", files={"files": ("mine.txt", b"mine")})
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert sent.status_code == 200 and [path.read_bytes() for path in kept] == [b"mine"]
+    assert not kept[0].exists()
