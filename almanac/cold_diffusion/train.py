@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from almanac.cold_diffusion import data
@@ -34,19 +35,19 @@ class Preset:
     size: int
     """Side of the images, pixels."""
     batch_size: int
-    """Images a batch."""
+    """Degraded images a batch."""
     fit: FitConfig
     """How to optimise."""
-    rollout: float = 0.0
-    """Part of each batch that the network sees as its own sampler would have left it, coming from a worse state: it learns to
-    undo its earlier mistakes along with the degradation. 0: never, as in the paper."""
+    strides: int = 1
+    """For restorations: severities of each image in a batch, falling, where the network's own estimate leads from one to the
+    next as in sampling, so that it learns to undo its earlier mistakes too. 1: one at random, as in the paper."""
 
 
 PRESETS = {
     # Under 25 minutes on one core: small batches, because steps count for more than images in a run this short.
-    "cpu": Preset(32, (1, 2, 2), 32, 16, FitConfig(3_000, learning_rate=1e-3, save_every=250), rollout=0.75),
+    "cpu": Preset(32, (1, 2, 2), 32, 16, FitConfig(3_000, learning_rate=1e-3, save_every=250), strides=4),
     "gpu": Preset(
-        64, (1, 2, 4), 32, 256, FitConfig(20_000, learning_rate=5e-4, ema_decay=0.999, compile=True), rollout=0.75
+        64, (1, 2, 4), 32, 256, FitConfig(20_000, learning_rate=5e-4, ema_decay=0.999, compile=True), strides=4
     ),
     # The official README and code: Adam at a constant 2e-5, 700,000 steps of 2 × 32 images, no clipping.
     "paper": Preset(
@@ -95,14 +96,15 @@ def train(
 
     Returns:
         The facts that the weights carry: what they restore (`data`, `purpose`, `degradation`, `size`), the `network`, and how they came to
-        be (`rollout`, `steps`, `seconds`, `loss`, `images_per_second`, `machine`, `date`, `seed`).
+        be (`strides`, `steps`, `seconds`, `loss`, `images_per_second`, `machine`, `date`, `seed`).
     """
     images = data.load(data_name, "train", preset.size)
     held_out = data.load(data_name, "test", preset.size)
     purpose = purpose or usual_purpose(degradation, data_name)
     degrade = recipe(degradation, data_name, preset.size, purpose)
-    # A start of a generation says nothing of the image; a network that met its own wanderings from there would learn to stay vague.
-    rollout = preset.rollout if purpose == "restoration" else 0.0
+    # A start of a generation says nothing of the image; a network that met its own wanderings from there would learn to be vague.
+    strides = min(preset.strides, degrade.steps) if purpose == "restoration" else 1
+    distinct = max(1, preset.batch_size // strides)
     network = UnetConfig(preset.dim, preset.dim_mults, images.pixels.shape[1])
     torch.manual_seed(seed)
     model = Unet(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -114,8 +116,8 @@ def train(
     started = time.time()
     fitted = fit(
         model,
-        restoration_loss(degrade, rollout),
-        data.Batches(images, preset.batch_size, seed),
+        restoration_loss(degrade, strides),
+        data.Batches(images, distinct, seed),
         preset.fit,
         out,
         seed=seed,
@@ -123,7 +125,7 @@ def train(
         resume=resume,
         validate=_validation(degrade, held_out, device_name, seed),
     )
-    seen = fitted.step * preset.batch_size * preset.fit.accumulate
+    seen = fitted.step * distinct * strides * preset.fit.accumulate
     facts = {
         "system": "cold_diffusion",
         "data": images.name,
@@ -131,7 +133,7 @@ def train(
         "degradation": to_json(degrade),
         "network": {"dim": network.dim, "dim_mults": list(network.dim_mults), "channels": network.channels},
         "size": preset.size,
-        "rollout": rollout,
+        "strides": strides,
         "steps": fitted.step,
         "loss": round(fitted.loss, 5),
         "seconds": round(fitted.seconds, 1),
@@ -148,27 +150,36 @@ def train(
     return facts
 
 
-def restoration_loss(
-    degrade: Degradation, rollout: float = 0.0
-) -> Callable[[Network, Tensor, torch.Generator], Tensor]:
+def restoration_loss(degrade: Degradation, strides: int = 1) -> Callable[[Network, Tensor, torch.Generator], Tensor]:
     """The loss of a degradation, for `fit`.
 
     Args:
         degrade: what the network learns to undo.
-        rollout: see `Preset.rollout`.
+        strides: see `Preset.strides`.
     """
 
     def loss(model: Network, images: Tensor, generator: torch.Generator) -> Tensor:
-        t = torch.randint(1, degrade.steps + 1, (len(images),), generator=generator).to(images.device)
         state = degrade.draw(images, generator)
-        degraded = _degrade(degrade, images, t, state, generator)
-        rolled = slice(round(rollout * len(images)))
-        if rolled.stop:
-            own = {key: value[rolled] for key, value in state.items()}
-            degraded[rolled] = _roll_out(degrade, model, images[rolled], t[rolled], own, generator)
-        return F.l1_loss(model(degraded, t - 1).float(), images)
+        severities = _severities(degrade.steps, strides, len(images), generator).to(images.device)
+        x = _degrade(degrade, images, severities[0], state, generator)
+        total = torch.zeros((), device=images.device)
+        for t, after in zip(severities, [*severities[1:], None], strict=True):
+            estimate = model(x, t - 1).float()
+            total = total + F.l1_loss(estimate, images) / strides
+            if after is not None:
+                x = update(degrade, x, estimate.detach(), t, after, state)
+        return total
 
     return loss
+
+
+def _severities(steps: int, strides: int, count: int, generator: torch.Generator) -> Int[Tensor, "strides count"]:
+    """Falling severities for each image. With more than one, three quarters of the images start at the full severity, as a
+    restoration usually does."""
+    drawn = torch.randint(1, steps + 1, (strides, count), generator=generator).sort(0, descending=True).values
+    if strides > 1:
+        drawn[0, : round(0.75 * count)] = steps
+    return drawn
 
 
 def _degrade(degrade: Degradation, images: Tensor, t: Tensor, state: State, generator: torch.Generator) -> Tensor:
@@ -181,20 +192,6 @@ def _degrade(degrade: Degradation, images: Tensor, t: Tensor, state: State, gene
         noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
         degraded = degraded + SYMMETRY_NOISE * noise
     return degraded
-
-
-def _roll_out(
-    degrade: Degradation, model: Network, images: Tensor, t: Tensor, state: State, generator: torch.Generator
-) -> Tensor:
-    """x_t as the improved sampler leaves it when it comes from full severity in two strides."""
-    here = degrade.full(images)
-    between = t + (torch.rand(len(t), generator=generator).to(t.device) * (degrade.steps + 1 - t)).long()
-    x = _degrade(degrade, images, here, state, generator)
-    for there in (between, t):
-        with torch.no_grad():
-            estimate = model(x, here - 1).float()
-        x, here = update(degrade, x, estimate, here, there, state), there
-    return x
 
 
 def with_overrides(

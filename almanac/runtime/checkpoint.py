@@ -20,6 +20,8 @@ from almanac.runtime.errors import UserError
 
 _TEMPORARY = ".almanac-tmp"
 """How the name of a file ends that is being written, and of one whose writer was killed."""
+_SCALE = ".scale"
+"""How the name of a scale ends, after that of its tensor in eight bits."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -113,6 +115,25 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
     write_atomic(path, lambda file: file.write(blob))
 
 
+def in_eight_bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in half their bytes: each bfloat16 matrix or kernel becomes int8, with one float32 scale for each output
+    (`NAME.scale`), so that no number is off by more than 1/254 of the largest of its output. `load_weights` undoes it.
+
+    Args:
+        tensors: name → tensor; those of other types, and vectors, stay as they are.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.bfloat16 or tensor.dim() < 2:
+            kept[name] = tensor
+            continue
+        rows = tensor.float()
+        largest = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True)
+        scale = torch.where(largest > 0, largest / 127, 1.0)
+        kept |= {name: (rows / scale).round().to(torch.int8), f"{name}{_SCALE}": scale}
+    return kept
+
+
 def load_weights(path: Path, system: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Load what `save_weights` saved.
 
@@ -121,7 +142,7 @@ def load_weights(path: Path, system: str) -> tuple[dict[str, torch.Tensor], dict
         system: the system that asks, e.g. `cold_diffusion`.
 
     Returns:
-        The tensors by name, and the facts of the header.
+        The tensors by name (those `in_eight_bits` as float32), and the facts of the header.
 
     Raises:
         UserError: missing, damaged, or made by another system.
@@ -133,6 +154,7 @@ def load_weights(path: Path, system: str) -> tuple[dict[str, torch.Tensor], dict
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("almanac", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = _whole(tensors)
     except Exception as error:  # SafetensorError for most damage, anything for a header made to be hostile
         raise _unreadable(path, "safetensors file", _first_line(error)) from None
     made_by = about.get("system") if isinstance(about, dict) else None
@@ -140,6 +162,18 @@ def load_weights(path: Path, system: str) -> tuple[dict[str, torch.Tensor], dict
         hint = f"give a checkpoint made by `almanac {system.replace('_', '-')} train`"
         raise UserError(f"{path} holds weights of {made_by or 'an unknown program'}, not of {system}", hint)
     return tensors, about
+
+
+def _whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights without their eight bits."""
+    whole = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.int8 and name + _SCALE in tensors:
+            scale = whole.pop(name + _SCALE)
+            if scale.shape != (*tensor.shape[:1], *(1 for _ in tensor.shape[1:])):
+                raise ValueError(f"{name} has scales of shape {tuple(scale.shape)}")
+            whole[name] = tensor * scale
+    return whole
 
 
 def _write_through(write: Callable[[BinaryIO], Any], file: Any) -> None:

@@ -1,8 +1,11 @@
 """Where a run computes and in which precision. Everything that asks "is there a GPU?" or "is bfloat16 worth it here?"
 asks this module, so that the answer is the same in training, serving and `almanac doctor`."""
 
+import ctypes
 import os
 import platform
+from contextlib import suppress
+from functools import cache
 
 import torch
 
@@ -21,6 +24,7 @@ def resolve(name: str = "auto") -> torch.device:
     Raises:
         UserError: the device is unknown, or not on this machine.
     """
+    _keep_freed_memory()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -78,6 +82,16 @@ def machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {cpu}"
     return cpu
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have glibc keep up to 1 GiB of freed memory for the next tensor. By default each large one is handed back to the kernel, whose
+    pages must be mapped and zeroed anew: a third of the time of sampling on a CPU (docs/log.md)."""
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in malloc.h
+    with suppress(OSError, AttributeError):  # another C library
+        for option in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(option, 1 << 30)
 
 
 def _cpu_flags() -> set[str]:

@@ -1,8 +1,7 @@
-"""Shipping weights: `python -m almanac.runtime.ship RUN SYSTEM/NAME` copies what a run trained to `weights/` and notes in
+"""Shipping weights: `python -m almanac.runtime.ship RUN SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits, and notes in
 `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ LIMIT = 25 * 2**20
 
 
 def ship(run: Path, name: str, command: str) -> Path:
-    """Copy a run's weights to `weights/NAME.safetensors` and note them in the manifest.
+    """Store a run's weights as `weights/NAME.safetensors`, in eight bits, and note them in the manifest.
 
     Args:
         run: folder of the run.
@@ -24,15 +23,14 @@ def ship(run: Path, name: str, command: str) -> Path:
     Raises:
         UserError: there are none, they are another system's, or the system's weights would be too large for git.
     """
-    source = run / "model.safetensors"
     system = name.split("/")[0]
-    _, facts = checkpoint.load_weights(source, system)
+    tensors, facts = checkpoint.load_weights(run / "model.safetensors", system)
+    small = checkpoint.in_eight_bits(tensors)
     target = hub.WEIGHTS / f"{name}.safetensors"
     others = sum(path.stat().st_size for path in target.parent.glob("*.safetensors") if path != target)
-    if others + source.stat().st_size > LIMIT:
+    if others + sum(tensor.nbytes for tensor in small.values()) > LIMIT:
         raise UserError(f"the weights of {system} would take more than {LIMIT >> 20} MiB", "ship fewer or smaller ones")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    checkpoint.save_weights(target, small, facts)
     _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": hub.hash_of(target), **facts})
     return target
 

@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_the_network_sees_steps_from_zero():
 
 
 @pytest.mark.parametrize("name", ["blur", "mask", "snow", "noise"])
-def test_a_perfect_network_rolls_out_to_the_degradation_itself(name):
+def test_a_perfect_network_strides_along_the_degradation_itself(name):
     images = data.load("digits", "test", 16).batch(slice(8))
     degrade = recipe.recipe(name, "emoji", 16)
     calls = []
@@ -152,28 +153,31 @@ def test_a_perfect_network_rolls_out_to_the_degradation_itself(name):
         calls.append((x, t + 1))
         return images.clone()
 
-    recipe.restoration_loss(degrade, rollout=1.0)(perfect, images, torch.Generator().manual_seed(0))
-    (_, first), (_, between), (degraded, t) = calls
-    assert (first == degrade.steps).all() and (between <= first).all() and (t <= between).all() and (t < between).any()
-    # What is left is the noise that breaks the symmetry, or rounding to 8 bits, of the full severity: it stays in x.
-    calls.clear()
-    recipe.restoration_loss(degrade)(perfect, images, torch.Generator().manual_seed(0))
-    assert torch.equal(calls[0][1], t)
-    assert (degraded - calls[0][0]).abs().max() <= (0.02 if degrade.eight_bit or degrade.thumbnail else 1e-4)
+    loss = recipe.restoration_loss(degrade, strides=3)(perfect, images, torch.Generator().manual_seed(0))
+    state = degrade.draw(images, torch.Generator().manual_seed(0))
+    severities = [t for _, t in calls]
+    assert loss.item() == 0 and len(calls) == 3
+    assert (severities[0][:6] == degrade.steps).all() and (severities[0][6:] < degrade.steps).any()
+    assert all((later <= earlier).all() for earlier, later in pairwise(severities))
+    # The noise that breaks the symmetry, and rounding to 8 bits, of the first state stay in x.
+    left = 0.02 if degrade.eight_bit or degrade.thumbnail else 1e-4
+    assert all((x - degrade(images, t, state)).abs().max() <= left for x, t in calls)
 
 
-def test_a_rolled_out_part_carries_the_networks_mistake_and_the_rest_does_not():
+def test_a_stride_takes_the_networks_mistake_along_without_a_gradient_through_it():
     images = torch.zeros(4, 1, 16, 16)
     degrade = recipe.recipe("noise", "emoji", 16)
+    mistake = torch.tensor(0.5, requires_grad=True)
     seen = []
-    recipe.restoration_loss(degrade, rollout=0.5)(
-        lambda x, t: seen.append(x) or torch.ones_like(x), images, torch.Generator().manual_seed(0)
+    loss = recipe.restoration_loss(degrade, strides=2)(
+        lambda x, t: seen.append((x, t + 1)) or mistake.expand_as(x), images, torch.Generator().manual_seed(0)
     )
-    plain = []
-    recipe.restoration_loss(degrade)(lambda x, t: plain.append(x) or x, images, torch.Generator().manual_seed(0))
-    assert [len(x) for x in seen] == [2, 2, 4]
-    assert torch.equal(seen[2][2:], plain[0][2:])
-    assert not torch.equal(seen[2][:2], plain[0][:2])
+    loss.backward()
+    assert mistake.grad == pytest.approx(1.0)  # d|mistake − 0| at both strides; nothing through x
+    (worse, here), (x, there) = seen
+    wrong = torch.full_like(images, 0.5)
+    state = degrade.draw(images, torch.Generator().manual_seed(0))
+    assert torch.allclose(x, worse - degrade(wrong, here, state) + degrade(wrong, there, state), atol=1e-6)
 
 
 @pytest.mark.parametrize(("training", "precise"), [(True, 1), (False, 3)])

@@ -79,6 +79,30 @@ def test_weights_come_back_as_they_were(tmp_path: Path):
         assert torch.equal(found[name], tensor)
 
 
+def test_eight_bits_are_half_the_bytes_and_almost_the_same_numbers(tmp_path: Path):
+    torch.manual_seed(0)
+    kernel = torch.randn(64, 32, 3, 3).bfloat16()
+    kernel[5] = 0
+    tensors = {"kernel": kernel, "norm.scale": torch.ones(4), "bias": torch.randn(64).bfloat16(), "prior": torch.eye(9)}
+    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    checkpoint.save_weights(whole, tensors, ABOUT)
+    checkpoint.save_weights(small, checkpoint.in_eight_bits(tensors), ABOUT)
+    assert small.stat().st_size < 0.55 * whole.stat().st_size
+    found, _ = checkpoint.load_weights(small, "tests")
+    assert found.keys() == tensors.keys()
+    largest = kernel.float().abs().amax((1, 2, 3), keepdim=True)
+    assert ((found["kernel"] - kernel.float()).abs() <= largest / 253).all()
+    assert all(torch.equal(found[name], tensors[name]) for name in ("norm.scale", "bias", "prior"))
+
+
+def test_a_scale_of_another_shape_is_a_user_error(tmp_path: Path):
+    path = tmp_path / "hostile.safetensors"
+    vast = {"w": torch.zeros(1_000_000, 1, dtype=torch.int8), "w.scale": torch.ones(1, 1_000_000)}
+    checkpoint.save_weights(path, vast, ABOUT)
+    with pytest.raises(UserError, match="w has scales of shape"):
+        checkpoint.load_weights(path, "tests")
+
+
 def test_a_written_file_may_be_read_by_others_and_is_alone(tmp_path: Path):
     good_weights(tmp_path / "model.safetensors")
     assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == 0o644
