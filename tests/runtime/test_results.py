@@ -16,10 +16,10 @@ def project(tmp_path, monkeypatch):
 
 def test_a_table_is_rendered_from_its_file_and_again_the_same(project):
     results.write("sys", "evaluate", [{"a": 1, "b": 0.123456, "c": None}, {"a": 2, "b": 3.0}], seed=4)
-    text = "before\n<!-- results: sys/evaluate a b c -->\nold\n<!-- /results -->\nafter\n"
+    text = "before\n<!-- results: sys/evaluate a b c -->\nwhat was there\n<!-- /results -->\nafter\n"
     rendered = results.render(text)
     assert "| 1 | 0.1235 | – |" in rendered
-    assert "old" not in rendered
+    assert "what was there" not in rendered
     assert rendered.startswith("before\n")
     assert rendered.endswith("after\n")
     assert results.render(rendered) == rendered
