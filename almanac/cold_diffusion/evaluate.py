@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from almanac.cold_diffusion import data, features
+from almanac.cold_diffusion.degradations import SYMMETRY_NOISE, to_json
 from almanac.cold_diffusion.degrade import cut, degrade_set, measure
-from almanac.cold_diffusion.generate import SYMMETRY_NOISE, generate, start
+from almanac.cold_diffusion.generate import generate, start
 from almanac.cold_diffusion.recipes import RESTORATION
 from almanac.cold_diffusion.restore import Restorer, Sampler, load, sample
 from almanac.runtime import metrics, plots
@@ -50,8 +51,8 @@ def restoration_rows(name: str, limit: int, seed: int, device_name: str, advance
         advance: told of each network call on a batch.
 
     Returns:
-        Rows of `degradation, data, kind, n, rmse, ssim, fd, kid`, where fd and kid compare with training images; `fd_real` is the same
-        for the clean test images, the floor; `kept`, where there are labels: how often the class is still recognised.
+        Rows of `model, degradation, data, kind, n, rmse, ssim, fd, kid`, where fd and kid compare with training images; `fd_real` is
+        the same for the clean test images, the floor; `kept`, where there are labels: how often the class is still recognised.
     """
     restorer = load(name, device_name)
     test = data.load(restorer.data, "test", restorer.size)
@@ -62,7 +63,7 @@ def restoration_rows(name: str, limit: int, seed: int, device_name: str, advance
     labels = None if test.labels is None or restorer.channels == 3 else test.labels[: len(clean)]
     rows = []
     for kind, images in (("degraded", degraded), ("direct", direct), ("sampled", sampled)):
-        row = {"degradation": name.split("-", 1)[-1], "data": restorer.data, "kind": kind, "n": len(clean)}
+        row = {**_about(name, restorer), "kind": kind, "n": len(clean)}
         row |= measure(images, clean) | judge.compare(images) | {"fd_real": real}
         if labels is not None:
             row["kept"] = round((judge.classes(images) == labels).float().mean().item(), 4)
@@ -81,7 +82,7 @@ def generation_rows(name: str, count: int, seed: int, device_name: str, advance:
         advance: told of each network call on a batch.
 
     Returns:
-        Rows of `degradation, data, kind, n, fd, kid`; none for a degradation that can't generate.
+        Rows of `model, degradation, data, kind, n, fd, kid`; none for a degradation that can't generate.
     """
     restorer = load(name, device_name)
     judge = Judge(restorer)
@@ -92,7 +93,7 @@ def generation_rows(name: str, count: int, seed: int, device_name: str, advance:
         for first in range(0, count, _BATCH):
             size = min(_BATCH, count - first)
             parts.append(generate(restorer, size, generator, sampler, noise, lambda *_: advance()).cpu())
-        row = {"degradation": name.split("-", 1)[-1], "data": restorer.data, "kind": kind, "n": count}
+        row = {**_about(name, restorer), "kind": kind, "n": count}
         rows.append(row | judge.compare(torch.cat(parts)))
     return rows
 
@@ -184,6 +185,11 @@ class Judge:
     def classes(self, images: Tensor) -> Tensor:
         """What each image is taken for."""
         return features.extract(self.extractor, images.cpu())[1]
+
+
+def _about(name: str, restorer: Restorer) -> dict[str, str]:
+    """Which model a row is of."""
+    return {"model": name, "degradation": to_json(restorer.degradation)["name"], "data": restorer.data}
 
 
 def _restored(

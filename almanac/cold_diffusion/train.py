@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from almanac.cold_diffusion import data
-from almanac.cold_diffusion.degradations import SYMMETRY_NOISE, Degradation, State, to_json
+from almanac.cold_diffusion.degradations import SYMMETRY_NOISE, Degradation, to_json
 from almanac.cold_diffusion.model import Unet, UnetConfig
 from almanac.cold_diffusion.recipes import Purpose, recipe, usual_purpose
 from almanac.cold_diffusion.restore import update
@@ -41,13 +41,22 @@ class Preset:
     strides: int = 1
     """For restorations: severities of each image in a batch, falling, where the network's own estimate leads from one to the
     next as in sampling, so that it learns to undo its earlier mistakes too. 1: one at random, as in the paper."""
+    symmetry_noise: float = 0.0
+    """Standard deviation of noise on the degraded images where a generation starts with such noise (`SYMMETRY_NOISE`); the paper
+    trains without."""
 
 
 PRESETS = {
     # Under 25 minutes on one core: small batches, because steps count for more than images in a run this short.
-    "cpu": Preset(32, (1, 2, 2), 32, 16, FitConfig(3_000, learning_rate=1e-3, save_every=250), strides=4),
+    "cpu": Preset(32, (1, 2, 2), 32, 16, FitConfig(3_000, learning_rate=1e-3, save_every=250), 4, SYMMETRY_NOISE),
     "gpu": Preset(
-        64, (1, 2, 4), 32, 256, FitConfig(20_000, learning_rate=5e-4, ema_decay=0.999, compile=True), strides=4
+        64,
+        (1, 2, 4),
+        32,
+        256,
+        FitConfig(20_000, learning_rate=5e-4, ema_decay=0.999, compile=True),
+        4,
+        SYMMETRY_NOISE,
     ),
     # The official README and code: Adam at a constant 2e-5, 700,000 steps of 2 × 32 images, no clipping.
     "paper": Preset(
@@ -96,7 +105,7 @@ def train(
 
     Returns:
         The facts that the weights carry: what they restore (`data`, `purpose`, `degradation`, `size`), the `network`, and how they came to
-        be (`strides`, `steps`, `seconds`, `loss`, `images_per_second`, `machine`, `date`, `seed`).
+        be (`strides`, `symmetry_noise`, `steps`, `seconds`, `loss`, `images_per_second`, `machine`, `date`, `seed`).
     """
     images = data.load(data_name, "train", preset.size)
     held_out = data.load(data_name, "test", preset.size)
@@ -104,6 +113,7 @@ def train(
     degrade = recipe(degradation, data_name, preset.size, purpose)
     # A start of a generation says nothing of the image; a network that met its own wanderings from there would learn to be vague.
     strides = min(preset.strides, degrade.steps) if purpose == "restoration" else 1
+    noise = preset.symmetry_noise if degrade.thumbnail is not None else 0.0
     distinct = max(1, preset.batch_size // strides)
     network = UnetConfig(preset.dim, preset.dim_mults, images.pixels.shape[1])
     torch.manual_seed(seed)
@@ -116,7 +126,7 @@ def train(
     started = time.time()
     fitted = fit(
         model,
-        restoration_loss(degrade, strides),
+        restoration_loss(degrade, strides, noise),
         data.Batches(images, distinct, seed),
         preset.fit,
         out,
@@ -134,6 +144,7 @@ def train(
         "network": {"dim": network.dim, "dim_mults": list(network.dim_mults), "channels": network.channels},
         "size": preset.size,
         "strides": strides,
+        "symmetry_noise": noise,
         "steps": fitted.step,
         "loss": round(fitted.loss, 5),
         "seconds": round(fitted.seconds, 1),
@@ -150,18 +161,25 @@ def train(
     return facts
 
 
-def restoration_loss(degrade: Degradation, strides: int = 1) -> Callable[[Network, Tensor, torch.Generator], Tensor]:
+def restoration_loss(
+    degrade: Degradation, strides: int = 1, noise: float = 0.0
+) -> Callable[[Network, Tensor, torch.Generator], Tensor]:
     """The loss of a degradation, for `fit`.
 
     Args:
         degrade: what the network learns to undo.
         strides: see `Preset.strides`.
+        noise: standard deviation of noise on the degraded images.
     """
 
     def loss(model: Network, images: Tensor, generator: torch.Generator) -> Tensor:
         state = degrade.draw(images, generator)
         severities = _severities(degrade.steps, strides, len(images), generator).to(images.device)
-        x = _degrade(degrade, images, severities[0], state, generator)
+        x = degrade(images, severities[0], state)
+        if degrade.eight_bit:
+            x = ((x + 1) * 127.5).floor() / 127.5 - 1
+        if noise:
+            x = x + noise * torch.randn(x.shape, generator=generator).to(x.device)
         total = torch.zeros((), device=images.device)
         for t, after in zip(severities, [*severities[1:], None], strict=True):
             estimate = model(x, t - 1).float()
@@ -182,18 +200,6 @@ def _severities(steps: int, strides: int, count: int, generator: torch.Generator
     return drawn
 
 
-def _degrade(degrade: Degradation, images: Tensor, t: Tensor, state: State, generator: torch.Generator) -> Tensor:
-    """Degraded images as sampling meets them: in 8 bits where the official code rounds, and where a generation starts from
-    a constant, with the noise that breaks its symmetry."""
-    degraded = degrade(images, t, state)
-    if degrade.eight_bit:
-        degraded = ((degraded + 1) * 127.5).floor() / 127.5 - 1
-    if degrade.thumbnail is not None:
-        noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
-        degraded = degraded + SYMMETRY_NOISE * noise
-    return degraded
-
-
 def with_overrides(
     preset: Preset, steps: int | None, batch_size: int | None, size: int | None, compile: bool
 ) -> Preset:
@@ -212,5 +218,5 @@ def _validation(
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """Half the bytes, at a precision that restored images do not show (results/: bf16 against fp32)."""
+    """Half the bytes, at a precision that restored images do not show (docs/log.md: nor do eight bits)."""
     return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor

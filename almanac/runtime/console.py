@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -74,22 +75,23 @@ def cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def progress(title: str, total: int, unit: str = "") -> AbstractContextManager[Callable[..., None]]:
+def progress(title: str, total: int, unit: str = "", done: int = 0) -> AbstractContextManager[Callable[..., None]]:
     """Progress on stderr, with the time left.
 
     Args:
         title: what is going on.
         total: how many steps there are; 0 where nobody knows.
         unit: what a step is.
+        done: how many were done before; they do not count for the time left.
 
     Returns:
         A context that gives `advance(steps=1, note=None)`; the note stands behind the bar.
     """
-    return _bar(title, total, unit) if _stderr.is_terminal else _lines(title, total, unit)
+    return _bar(title, total, unit, done) if _stderr.is_terminal else _lines(title, total, unit, done)
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[..., None]]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -99,7 +101,7 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=_stderr, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task(title, total=total or None, note="")
+        task = bar.add_task(title, total=total or None, completed=done, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:
             bar.advance(task, steps)
@@ -110,25 +112,24 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
 
 
 @contextmanager
-def _lines(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    done, noted = 0, ""
-    said_at, said_done = time.monotonic(), 0
+def _lines(title: str, total: int, unit: str, done: int) -> Iterator[Callable[..., None]]:
+    noted = ""
+    said = deque([(time.monotonic(), done)], maxlen=10)  # the time left is judged by the last few lines
 
     def say(going_on: bool) -> None:
-        nonlocal said_at, said_done
-        now = time.monotonic()
+        now, (then, done_then) = time.monotonic(), said[0]
         parts = [f"{title}: {done:,}" + (f"/{total:,}" if total else "") + f" {unit}".rstrip()]
-        if going_on and said_done < done < total and now > said_at:
-            seconds_left = (total - done) * (now - said_at) / (done - said_done)
+        if going_on and done_then < done < total and now > then:
+            seconds_left = (total - done) * (now - then) / (done - done_then)
             parts.append(f"{timedelta(seconds=round(seconds_left))} left")
         log(", ".join([*parts, *([noted] if noted else [])]))
-        said_at, said_done = now, done
+        said.append((now, done))
 
     def advance(steps: int = 1, note: str | None = None) -> None:
         nonlocal done, noted
         done += steps
         noted = noted if note is None else note
-        if time.monotonic() - said_at >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - said[-1][0] >= SECONDS_BETWEEN_LINES:
             say(going_on=True)
 
     try:

@@ -177,11 +177,10 @@ class _Run:
             stack.enter_context(torch.random.fork_rng([self.accelerator.device] if _is_cuda(self.accelerator) else []))
             stopped = stack.enter_context(_stop_signals())
             self.metrics = stack.enter_context(_Metrics(self.out, self.step)) if main else None
-            bar = console.progress("training", config.steps, "steps") if main else nullcontext(lambda *_, **__: None)
-            advance = stack.enter_context(bar)
+            bar = console.progress("training", config.steps, "steps", self.step)
+            advance = stack.enter_context(bar) if main else lambda *_, **__: None
             fetch = stack.enter_context(self._prefetching())
-            advance(self.step)
-            started, before = time.monotonic(), self.seconds
+            started, before, resumed = time.monotonic(), self.seconds, self.step
             self.model.train()
             while self.step < config.steps:
                 self._optimise(fetch)
@@ -192,7 +191,8 @@ class _Run:
                 if logging or stopping:
                     self._settle()
                 if logging:
-                    self._log(advance, durable=saving)
+                    rate = (self.step - resumed) / (self.seconds - before)
+                    self._log(advance, rate, durable=saving)
                 if saving or stopping:
                     self._save(validated=saving)
                 if stopping:
@@ -243,9 +243,9 @@ class _Run:
                 raise RunFailed(figure, f"{kept}; lower the learning rate, or look at that batch")
         self.losses += [loss for loss, _ in pairs]
 
-    def _log(self, advance: Callable[..., None], durable: bool) -> None:
+    def _log(self, advance: Callable[..., None], rate: float, durable: bool) -> None:
         self.last_loss = sum(self.losses) / len(self.losses)
-        advance(0, note=f"loss {self.last_loss:.4f}  {self.step / self.seconds:.2f} steps/s")
+        advance(0, note=f"loss {self.last_loss:.4f}  {rate:.2f} steps/s")
         if self.metrics:
             self.metrics.add(self.step, self.losses, learning_rate(self.step - 1, self.config), self.seconds, durable)
         self.losses = []

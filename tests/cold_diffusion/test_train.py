@@ -159,9 +159,17 @@ def test_a_perfect_network_strides_along_the_degradation_itself(name):
     assert loss.item() == 0 and len(calls) == 3
     assert (severities[0][:6] == degrade.steps).all() and (severities[0][6:] < degrade.steps).any()
     assert all((later <= earlier).all() for earlier, later in pairwise(severities))
-    # The noise that breaks the symmetry, and rounding to 8 bits, of the first state stay in x.
-    left = 0.02 if degrade.eight_bit or degrade.thumbnail else 1e-4
+    left = 0.02 if degrade.eight_bit else 1e-4  # the first state's rounding stays in x
     assert all((x - degrade(images, t, state)).abs().max() <= left for x, t in calls)
+
+
+def test_noise_of_the_asked_size_is_on_what_the_network_sees():
+    images = torch.zeros(4, 3, 32, 32)
+    seen = []
+    loss = recipe.restoration_loss(recipe.recipe("blur", "emoji", 32), noise=0.002)
+    loss(lambda x, t: seen.append(x) or x, images, torch.Generator().manual_seed(0))
+    assert seen[0].std().item() == pytest.approx(0.002, rel=0.05)
+    assert recipe.PRESETS["paper"].symmetry_noise == 0 and recipe.PRESETS["paper"].strides == 1
 
 
 def test_a_stride_takes_the_networks_mistake_along_without_a_gradient_through_it():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from almanac.cold_diffusion import data, restore
+from almanac.cold_diffusion import data
 from almanac.runtime.pictures import to_picture
 
 
@@ -22,8 +22,6 @@ def digit(tmp_path):
 @pytest.fixture
 def cold_diffusion(page):
     """Its page, by its link on the home page."""
-    if "cold_diffusion/mnist-blur" not in restore.shipped():
-        pytest.skip("the model cold_diffusion/mnist-blur is not here (weights/)")
     page.get_by_role("main").get_by_role("link", name="Cold Diffusion").click()
     page.get_by_role("heading", level=1, name="Cold Diffusion").wait_for()
     page.get_by_role("button", name="Degrade & restore").wait_for()

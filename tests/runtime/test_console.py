@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,16 @@ def test_progress_in_a_log_is_told_now_and_then(capsys: Capture, monkeypatch: py
     assert second.startswith("downloading: 3/9 B, 0:00:0")
     assert second.endswith(" left, slow")
     assert end == "downloading: 3/9 B, slow"
+
+
+def test_what_was_done_before_does_not_count_for_the_time_left(capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.05)
+    with console.progress("training", 11_000, "steps", done=10_000) as advance:
+        time.sleep(0.1)
+        advance(1)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("training: 10,001/11,000 steps, 0:")
+    assert "0:00:" not in first  # at one step in 0.1 s, 999 take longer than a minute
 
 
 def test_progress_of_unknown_length_tells_what_was_done(capsys: Capture):
