@@ -257,8 +257,9 @@ def evaluate(
         model: models to measure (shipped names or paths); default: all that ship.
         n: at most so many test images a model.
         generated: images to generate for each way of generating; 0: none.
-        figure: whether to draw the figure.
+        figure: whether to draw the figure, of the models that are named and all that ship.
         out: folder for the tables (evaluate.json, generate.json, degraded.json) and figure.png; default: results/cold_diffusion.
+            Its rows of other models stay.
         seed: of everything random.
         device: auto, cpu or cuda.
         cluster: address of a Ray cluster (auto, host:port), or local, to spread the models over.
@@ -286,11 +287,11 @@ def evaluate(
             rows += restored
             generation += made
     folder = out or results.default_folder("cold_diffusion")
-    results.write("cold_diffusion", "evaluate", rows, seed, folder)
+    for table, measured in (("evaluate", rows), ("generate", generation)):
+        if measured:
+            results.write("cold_diffusion", table, measured, seed, folder, by="model")
     results.write("cold_diffusion", "degraded", verb.degraded_rows(seed), seed, folder)
-    if generation:
-        results.write("cold_diffusion", "generate", generation, seed, folder)
-    drawn = verb.draw_figure(names, seed, device, folder) if figure else None
+    drawn = verb.draw_figure(list(dict.fromkeys([*names, *shipped()])), seed, device, folder) if figure else None
     found = {"rows": rows, "generation": generation, "figure": str(drawn) if drawn else None}
     console.result(found, json)
     if not json and generation:

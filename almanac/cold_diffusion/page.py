@@ -37,7 +37,7 @@ _SETS = {
     "mnist": "Digits",
     "emoji": "Emoji",
     "cifar10": "CIFAR-10",
-    "cifar10-generation": "CIFAR-10, to the end",
+    "cifar10-generation": "CIFAR-10, to generate",
     "photos": "Photographs",
 }
 _SAMPLERS = {
@@ -385,6 +385,7 @@ def _titled(sets: Iterable[str]) -> list[tuple[str, str]]:
 
 def _model_title(name: str) -> str:
     images, _, degradation = name.split("/")[-1].rpartition("-")
+    images = images.removesuffix("-generation")
     return f"{_SETS.get(images, images.capitalize())} from {degradation}"
 
 

@@ -54,7 +54,7 @@ GENERATION_SMALL: dict[str, Degradation] = {
     # From 0.3 pixels to 20 in all, where the longest wave of 32 pixels is 0.0004 of itself; at most to a third of it in a step. Rounding
     # to 8 bits would hide the last ten steps, and the noise that breaks the symmetry, from the network.
     "blur": Blur(50, kernel_size=27, sigma=0.3, growth=0.065, to_mean=True),
-    "mask": Mask(50, kernel_std=0.4, initial_mask=1, place="centre", fill="colour"),
+    "mask": Mask(50, kernel_std=0.3, initial_mask=1, place="centre", fill="colour"),
     "pixelate": Pixelate(4),
     "snow": Snow(50, threshold=_SNOW_LEVEL_4, streak_sigma=(0.05, 20.0)),
     "colour": Colour(20),

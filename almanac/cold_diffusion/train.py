@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +181,14 @@ def restoration_loss(
             x = ((x + 1) * 127.5).floor() / 127.5 - 1
         if noise:
             x = x + noise * torch.randn(x.shape, generator=generator).to(x.device)
-        total = torch.zeros((), device=images.device)
-        for t, after in zip(severities, [*severities[1:], None], strict=True):
+        estimate = model(x, severities[0] - 1).float()
+        total = F.l1_loss(estimate, images)
+        for before, t in pairwise(severities):
+            x = update(degrade, x, estimate.detach(), before, t, state)
             estimate = model(x, t - 1).float()
-            total = total + F.l1_loss(estimate, images) / strides
-            if after is not None:
-                x = update(degrade, x, estimate.detach(), t, after, state)
-        return total
+            # What sampling would return if it ended here: what x and the estimate disagree about stays in the image.
+            total = total + F.l1_loss(update(degrade, x, estimate, t, torch.zeros_like(t), state), images)
+        return total / strides
 
     return loss
 

@@ -19,7 +19,13 @@ _TABLE = re.compile(r"(<!-- results: (?P<name>\S+)(?P<columns>[^>]*?) -->\n).*?(
 
 
 def write(
-    system: str, name: str, rows: Sequence[Mapping[str, Any]], seed: int, folder: Path | None = None, **more: Any
+    system: str,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    seed: int,
+    folder: Path | None = None,
+    by: str | None = None,
+    **more: Any,
 ) -> Path:
     """Write what was measured.
 
@@ -29,24 +35,34 @@ def write(
         rows: the table.
         seed: what it was run with.
         folder: where to; None: the project's `results/<system>`.
+        by: a column, e.g. `model`: rows that the file has of others stay, and `sources` says how those of each were measured.
         more: further facts beside the rows.
     """
     from almanac.runtime import device
     from almanac.runtime.checkpoint import write_atomic
 
-    facts = {
+    source = {
         "command": " ".join(["almanac", *sys.argv[1:]]),
         "commit": commit(),
         "machine": device.machine(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seed": seed,
-        "rows": list(rows),
-        **more,
     }
     path = (folder or default_folder(system)) / f"{name}.json"
-    text = json.dumps(facts, indent=1) + "\n"
+    facts = _merged(path, by, rows, source) if by else {**source, "rows": list(rows)}
+    text = json.dumps({**facts, **more}, indent=1) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
     return path
+
+
+def _merged(path: Path, by: str, rows: Sequence[Mapping[str, Any]], source: dict[str, Any]) -> dict[str, Any]:
+    """Facts with the file's rows of others than `rows` are of, in the order of what they are of."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    sources = {**known.get("sources", {}), **{row[by]: source for row in rows}}
+    anew = {row[by] for row in rows}
+    kept = [row for row in known.get("rows", []) if row.get(by) in sources.keys() - anew]
+    merged = sorted([*kept, *rows], key=lambda row: row[by])
+    return {"sources": {key: sources[key] for key in sorted({row[by] for row in merged})}, "rows": merged}
 
 
 def default_folder(system: str) -> Path:
@@ -87,8 +103,9 @@ def render(markdown: str) -> str:
         lines += [
             "| " + " | ".join(console.cell(row.get(column)) for column in columns) + " |" for row in facts["rows"]
         ]
-        source = f"<sub>`{facts['command']}`, {facts['date']}, {facts['machine']}</sub>"
-        return "\n".join([match[1].rstrip("\n"), *lines, "", source, match[4]])
+        sources = facts["sources"].values() if "sources" in facts else [facts]
+        said = dict.fromkeys(f"`{source['command']}`, {source['date']}, {source['machine']}" for source in sources)
+        return "\n".join([match[1].rstrip("\n"), *lines, "", f"<sub>{'<br>'.join(said)}</sub>", match[4]])
 
     return _TABLE.sub(table, markdown)
 

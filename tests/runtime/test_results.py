@@ -1,6 +1,7 @@
 """Tables in Markdown come from result files and nowhere else."""
 
 import json
+import sys
 
 import pytest
 
@@ -23,6 +24,20 @@ def test_a_table_is_rendered_from_its_file_and_again_the_same(project):
     assert rendered.startswith("before\n")
     assert rendered.endswith("after\n")
     assert results.render(rendered) == rendered
+
+
+def test_measuring_some_again_keeps_the_rows_of_others(project, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["almanac", "first"])
+    results.write("sys", "x", [{"model": "b", "n": 1}, {"model": "a", "n": 1}, {"model": "a", "n": 2}], 0, by="model")
+    monkeypatch.setattr(sys, "argv", ["almanac", "second"])
+    facts = json.loads(results.write("sys", "x", [{"model": "a", "n": 3}], 0, by="model").read_text())
+    assert facts["rows"] == [{"model": "a", "n": 3}, {"model": "b", "n": 1}]
+    assert {name: source["command"] for name, source in facts["sources"].items()} == {
+        "a": "almanac second",
+        "b": "almanac first",
+    }
+    rendered = results.render("<!-- results: sys/x -->\n<!-- /results -->")
+    assert rendered.count("almanac first") == rendered.count("almanac second") == 1
 
 
 def test_a_table_without_results_is_an_error(project):
