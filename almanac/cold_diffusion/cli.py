@@ -82,6 +82,7 @@ def train(
     steps: int | None = None,
     batch_size: int | None = None,
     size: int | None = None,
+    strides: int | None = None,
     compile: bool = False,
     resume: bool = False,
     seed: int = 0,
@@ -105,6 +106,8 @@ def train(
         steps: optimiser steps, instead of the preset's.
         batch_size: images a batch, instead of the preset's.
         size: side of the images, pixels, instead of the preset's.
+        strides: restorations: severities of each image in a batch, along the network's own sampling, instead of the preset's; more
+            make sampling better, and a batch less varied.
         compile: run the network through torch.compile.
         resume: go on with the run in --out.
         seed: of weights, order, severities and states.
@@ -116,7 +119,9 @@ def train(
     from almanac.cold_diffusion import train as recipe
     from almanac.runtime import cluster as ray
 
-    chosen = recipe.with_overrides(recipe.PRESETS[preset], steps, batch_size, size, compile)
+    chosen = recipe.with_overrides(
+        recipe.PRESETS[preset], steps=steps, batch_size=batch_size, size=size, strides=strides, compile=compile
+    )
     name = "-".join(part for part in (Path(data).name, purpose, degradation.split(":")[-1]) if part)
     folder = (out or Path("runs") / name).absolute()
 

@@ -41,7 +41,8 @@ class Preset:
     """How to optimise."""
     strides: int = 1
     """For restorations: severities of each image in a batch, falling, where the network's own estimate leads from one to the
-    next as in sampling, so that it learns to undo its earlier mistakes too. 1: one at random, as in the paper."""
+    next as in sampling, and the loss asks for what sampling would return, so that the network learns to undo its earlier mistakes
+    too. 1: one at random, as in the paper."""
     symmetry_noise: float = 0.0
     """Standard deviation of noise on the degraded images where a generation starts with such noise (`SYMMETRY_NOISE`); the paper
     trains without."""
@@ -203,11 +204,25 @@ def _severities(steps: int, strides: int, count: int, generator: torch.Generator
 
 
 def with_overrides(
-    preset: Preset, steps: int | None, batch_size: int | None, size: int | None, compile: bool
+    preset: Preset,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    strides: int | None = None,
+    compile: bool = False,
 ) -> Preset:
-    """A preset with what the person changed of it."""
-    optimise = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
-    return replace(preset, fit=optimise, batch_size=batch_size or preset.batch_size, size=size or preset.size)
+    """A preset with what the person changed of it.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    changed = {"batch_size": batch_size, "size": size, "strides": strides}
+    for name, value in {"steps": steps, **changed}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}", "give a whole number from 1 on")
+    fit = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
+    return replace(preset, fit=fit, **{name: value for name, value in changed.items() if value})
 
 
 def _validation(

@@ -17,7 +17,7 @@ from almanac.runtime import checkpoint
 def trained(tmp_path_factory):
     """A model of ten steps: bad at restoring, good for everything around it."""
     folder = tmp_path_factory.mktemp("trained")
-    preset = recipe.with_overrides(recipe.PRESETS["cpu"], 10, 8, 16, False)
+    preset = recipe.with_overrides(recipe.PRESETS["cpu"], steps=10, batch_size=8, size=16)
     recipe.train("pixelate", "digits", folder, preset)
     return folder / "model.safetensors"
 
@@ -185,6 +185,8 @@ def test_uncached_data_without_a_network_is_two_lines(almanac, tmp_path, monkeyp
         ("cold-diffusion", "smudge"),
         ("cold-diffusion", "train", "--smudge"),
         ("cold-diffusion", "train", "--seed", "x"),
+        ("cold-diffusion", "train", "--data", "digits", "--batch-size", "0"),
+        ("cold-diffusion", "train", "--data", "digits", "--strides", "-1"),
         ("cold-diffusion", "restore"),
         ("bench", "smudge"),
         ("tour", "--only", "smudge"),

@@ -19,7 +19,7 @@ from almanac.runtime.errors import UserError
 
 @pytest.mark.slow
 def test_a_short_training_already_restores_better_than_nothing(tmp_path):
-    preset = recipe.with_overrides(recipe.PRESETS["cpu"], 150, 16, 16, False)
+    preset = recipe.with_overrides(recipe.PRESETS["cpu"], steps=150, batch_size=16, size=16)
     preset = replace(preset, dim=16, fit=replace(preset.fit, warmup_steps=10))
     recipe.train("pixelate", "digits", tmp_path, preset)
     restorer = restore.load(str(tmp_path / "model.safetensors"), "cpu")
