@@ -223,7 +223,7 @@ def generate(
 
     if n < 1:
         raise UserError(f"--n {n} is not a number of images", "give 1 or more")
-    restorer = _load(model or default_model(_known(degradation), ("emoji",)), device, degradation)
+    restorer = _load(model or default_model(_known(degradation), ("emoji", "cifar10-generation")), device, degradation)
     frames = []
     with console.progress("generating", restorer.degradation.steps, "steps") as advance:
 

@@ -339,9 +339,9 @@ def _examples() -> list[_Example]:
     if emoji is not None:
         found += [_Example(pictures.to_picture(emoji.batch(slice(i, i + 1))[0]), "Emoji", ("emoji",)) for i in (20, 60)]
     boxes = {"A temple in China": (0, (80, 30, 430, 380)), "A flower": (1, (120, 20, 500, 400))}
-    photos = load_sample_images().images
+    photos, like = load_sample_images().images, ("cifar10", "cifar10-generation", "photos", "emoji")
     for title, (index, box) in boxes.items():
-        found.append(_Example(_square(Image.fromarray(photos[index]).crop(box)), title, ("cifar10", "photos", "emoji")))
+        found.append(_Example(_square(Image.fromarray(photos[index]).crop(box)), title, like))
     return found
 
 
