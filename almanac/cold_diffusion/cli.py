@@ -275,7 +275,8 @@ def evaluate(
     from almanac.runtime import cluster as ray
     from almanac.runtime import results
 
-    names = [name.removeprefix("cold_diffusion/") for name in model or shipped()]
+    known = [name.removeprefix("cold_diffusion/") for name in (*model, *shipped())]
+    names = known[: len(model)] or known
     if not names:
         raise UserError("there are no models to evaluate", "train one and give it with --model")
     rows, generation = [], []
@@ -296,7 +297,7 @@ def evaluate(
         if measured:
             results.write("cold_diffusion", table, measured, seed, folder, by="model")
     results.write("cold_diffusion", "degraded", verb.degraded_rows(seed), seed, folder)
-    drawn = verb.draw_figure(list(dict.fromkeys([*names, *shipped()])), seed, device, folder) if figure else None
+    drawn = verb.draw_figure(known, seed, device, folder) if figure else None
     found = {"rows": rows, "generation": generation, "figure": str(drawn) if drawn else None}
     console.result(found, json)
     if not json and generation:

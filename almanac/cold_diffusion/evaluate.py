@@ -23,6 +23,8 @@ Advance = Callable[..., None]
 
 FIGURE_ROWS = ("noise", "blur", "animorph", "mask", "pixelate", "snow")
 """Rows of the paper's first figure."""
+_FIGURED = 8
+"""The test image that the figure degrades: a sunflower among emoji."""
 _BATCH = 250
 
 
@@ -117,7 +119,7 @@ def draw_figure(names: list[str], seed: int, device_name: str, folder: Path) -> 
 
     Args:
         names: models; the first one for each of `FIGURE_ROWS` makes its row, emoji before other colour models before grey ones.
-        seed: of states and symmetry noise, and which test image is degraded.
+        seed: of states and symmetry noise.
         device_name: where to run.
         folder: where `figure.png` goes.
 
@@ -131,7 +133,7 @@ def draw_figure(names: list[str], seed: int, device_name: str, folder: Path) -> 
         if name is None:
             continue
         restorer = load(name, device_name)
-        rows.append((row, list(forth_and_back(restorer, example(restorer, seed), seed))))
+        rows.append((row, list(forth_and_back(restorer, example(restorer, _FIGURED), seed))))
     if not rows:
         return None
     headers = [("original", 1), ("forward: degraded", 4), ("reverse: sampled", 4), ("generated", 1)]
