@@ -151,7 +151,7 @@ def test_colour_mask_hides_everything_at_the_end():
     x = images()
     mask = GENERATION_SMALL["mask"]
     state = drawn(mask, x)
-    assert torch.allclose(mask(x, mask.full(x), state), state["colour"].expand_as(x), atol=1e-2)
+    assert torch.allclose(mask(x, mask.full(x), state), state["colour"].expand_as(x), atol=0.03)  # 1.5 % of a corner
 
 
 def test_pixelate_shows_large_pixels():
