@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
 from almanac.runtime import console
 from almanac.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from almanac.cold_diffusion.restore import Restorer
 
 SamplerName = Literal["improved", "naive", "estimated", "direct"]
 Preset = Literal["cpu", "gpu", "paper"]
@@ -145,6 +142,7 @@ def restore(
     steps_out: Path | None = None,
     severity: float | None = None,
     sampler: SamplerName | None = None,
+    strides: int | None = None,
     degrade: bool = False,
     fit: Fit = "auto",
     model: str | None = None,
@@ -166,6 +164,8 @@ def restore(
         severity: how degraded the picture is, 0 to 1; default: what its note says, else 1.
         sampler: improved (Algorithm 2), naive (Algorithm 1), estimated, or direct (one step); default: improved where the note tells the
             state of the degradation or none is needed, else direct.
+        strides: in how many strides to sample from the full severity, each one call of the network; default: as many as the model was
+            trained along, else every severity.
         degrade: degrade the picture first.
         fit: how a picture meets a network for small images: tile (overlapping tiles), resize (the whole picture at the
             network's size), auto (resize up to twice that size, else tile).
@@ -180,7 +180,7 @@ def restore(
     jobs = _in_and_out(image, out, ".restored.png")
     if steps_out is not None and len(jobs) > 1:
         raise UserError("--steps-out takes one picture, not a folder", "give one IMAGE")
-    settings = restore_file.Settings(degradation, severity, sampler, degrade, fit, model, seed, device)
+    settings = restore_file.Settings(degradation, severity, sampler, strides, degrade, fit, model, seed, device)
     models: dict[str, verb.Restorer] = {}
     done = [restore_file.run(source, target, steps_out, settings, models) for source, target in jobs]
     summary = done[0] if len(done) == 1 else {"pictures": done}
@@ -194,6 +194,7 @@ def generate(
     out: Path = Path("generated.png"),
     steps_out: Path | None = None,
     sampler: SamplerName = "improved",
+    strides: int | None = None,
     symmetry_noise: float = 0.002,
     model: str | None = None,
     seed: int = 0,
@@ -208,6 +209,7 @@ def generate(
         out: where the sheet of images goes.
         steps_out: where a strip of the first image's steps goes.
         sampler: improved (Algorithm 2), naive (Algorithm 1), estimated (for noise and animorph: DDIM), or direct (one step).
+        strides: in how many strides to sample, each one call of the network; default: every severity.
         symmetry_noise: standard deviation of the noise that breaks the symmetry of a constant start, on [−1, 1]; 0: none.
         model: shipped name, path, or hf://owner/repo/file; default: the shipped colour model for the degradation.
         seed: of the starts.
@@ -218,14 +220,16 @@ def generate(
 
     from almanac.cold_diffusion import generate as verb
     from almanac.cold_diffusion.degrade import save_picture
-    from almanac.cold_diffusion.restore import default_model
+    from almanac.cold_diffusion.restore import default_model, load
     from almanac.runtime import pictures
 
     if n < 1:
         raise UserError(f"--n {n} is not a number of images", "give 1 or more")
-    restorer = _load(model or default_model(_known(degradation), ("emoji", "cifar10-generation")), device, degradation)
+    chosen = model or default_model(_known(degradation), ("emoji", "cifar10-generation"))
+    restorer = load(chosen, device, degradation, strides)
+    calls = 1 if sampler == "direct" else len(restorer.path(restorer.degradation.steps))
     frames = []
-    with console.progress("generating", restorer.degradation.steps, "steps") as advance:
+    with console.progress("generating", calls, "steps") as advance:
 
         def on_step(t: int, x: Any, estimate: Any) -> None:
             frames.append(x[0])
@@ -244,6 +248,7 @@ def evaluate(
     *,
     model: tuple[str, ...] = (),
     n: int = 500,
+    strides: tuple[int, ...] = (),
     generated: int = 500,
     figure: bool = True,
     out: Path | None = None,
@@ -261,6 +266,8 @@ def evaluate(
     Args:
         model: models to measure (shipped names or paths); default: all that ship.
         n: at most so many test images a model.
+        strides: in how many strides to sample restorations, a row each; default: as many as the model was trained along, else every
+            severity.
         generated: images to generate for each way of generating; 0: none.
         figure: whether to draw the figure, of the models that are named and all that ship.
         out: folder for the tables (evaluate.json, generate.json, degraded.json) and figure.png; default: results/cold_diffusion.
@@ -281,12 +288,12 @@ def evaluate(
         raise UserError("there are no models to evaluate", "train one and give it with --model")
     rows, generation = [], []
     with ExitStack() as stack:
-        total = 0 if cluster else sum(verb.calls(name, n, generated) for name in names)
+        total = 0 if cluster else sum(verb.calls(name, n, generated, strides) for name in names)
         advance = stack.enter_context(console.progress("evaluating", total, "batches"))
 
         def measure(name: str, advance: Callable[..., None] = lambda: None) -> tuple[list, list]:
             made = verb.generation_rows(name, generated, seed, device, advance) if generated else []
-            return verb.restoration_rows(name, n, seed, device, advance), made
+            return verb.restoration_rows(name, n, seed, device, advance, strides), made
 
         measured = ray.map(measure, names, address=cluster) if cluster else (measure(name, advance) for name in names)
         for restored, made in measured:
@@ -336,12 +343,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "features": features,
 }
-
-
-def _load(name: str, device: str, degradation: str) -> "Restorer":
-    from almanac.cold_diffusion.restore import load
-
-    return load(name, device, degradation)
 
 
 def _known(degradation: str) -> str:

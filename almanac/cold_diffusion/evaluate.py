@@ -14,7 +14,7 @@ from almanac.cold_diffusion.degradations import SYMMETRY_NOISE, to_json
 from almanac.cold_diffusion.degrade import cut, degrade_set, measure
 from almanac.cold_diffusion.generate import generate, start
 from almanac.cold_diffusion.recipes import RESTORATION
-from almanac.cold_diffusion.restore import Restorer, Sampler, load, sample
+from almanac.cold_diffusion.restore import Restorer, Sampler, load, sample, severities
 from almanac.runtime import metrics, plots
 from almanac.runtime.errors import UserError
 from almanac.runtime.pictures import to_picture
@@ -42,7 +42,9 @@ def degraded_rows(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def restoration_rows(name: str, limit: int, seed: int, device_name: str, advance: Advance) -> list[dict[str, Any]]:
+def restoration_rows(
+    name: str, limit: int, seed: int, device_name: str, advance: Advance, strides: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
     """The rows `degraded`, `direct` and `sampled` of one model, on test images of the set that it was trained on.
 
     Args:
@@ -51,21 +53,27 @@ def restoration_rows(name: str, limit: int, seed: int, device_name: str, advance
         seed: of the samples' states.
         device_name: where to run.
         advance: told of each network call on a batch.
+        strides: in how many strides to sample, a row each; none: in the model's own number.
 
     Returns:
         Rows of `model, degradation, data, kind, n, rmse, ssim, fd, kid`, where fd and kid compare with training images; `fd_real` is
-        the same for the clean test images, the floor; `kept`, where there are labels: how often the class is still recognised.
+        the same for the clean test images, the floor; `kept`, where there are labels: how often the class is still recognised;
+        `strides`, where sampled.
     """
     restorer = load(name, device_name)
+    counts = _strides(restorer, strides)
     test = data.load(restorer.data, "test", restorer.size)
     clean, degraded, state = degrade_set(restorer.degradation, test, seed, limit)
     judge = Judge(restorer)
     real = judge.compare(clean)["fd"]
-    direct, sampled = _restored(restorer, degraded, state, advance)
+    direct = _restored(restorer, degraded, state, "direct", 1, advance)
+    sampled = [_restored(restorer, degraded, state, "improved", count, advance) for count in counts]
     labels = None if test.labels is None or restorer.channels == 3 else test.labels[: len(clean)]
     rows = []
-    for kind, images in (("degraded", degraded), ("direct", direct), ("sampled", sampled)):
-        row = {**_about(name, restorer), "kind": kind, "n": len(clean)}
+    measured = [("degraded", {}, degraded), ("direct", {}, direct)]
+    measured += [("sampled", {"strides": count}, images) for count, images in zip(counts, sampled, strict=True)]
+    for kind, how, images in measured:
+        row = {**_about(name, restorer), "kind": kind, **how, "n": len(clean)}
         row |= measure(images, clean) | judge.compare(images) | {"fd_real": real}
         if labels is not None:
             row["kept"] = round((judge.classes(images) == labels).float().mean().item(), 4)
@@ -164,9 +172,9 @@ def forth_and_back(restorer: Restorer, original: Tensor, seed: int) -> Iterator[
     def on_step(t: int, x: Tensor, estimate: Tensor) -> None:
         seen[t] = x
 
-    generated = sample(restorer, degrade, degraded, state, steps, "improved", on_step)
+    generated = sample(restorer, degrade, degraded, state, steps, "improved", on_step, restorer.strides)
     for part in (1, 0.6, 0.35, 0.15):
-        yield to_picture(seen[min(steps, max(1, round(part * steps)))][0])
+        yield to_picture(seen[min(seen, key=lambda t: abs(t - part * steps))][0])
     yield to_picture(generated[0])
 
 
@@ -194,29 +202,30 @@ def _about(name: str, restorer: Restorer) -> dict[str, str]:
     return {"model": name, "degradation": to_json(restorer.degradation)["name"], "data": restorer.data}
 
 
+def _strides(restorer: Restorer, asked: tuple[int, ...]) -> list[int]:
+    """The numbers of network calls of samplings in the strides that were asked for, else in the model's own."""
+    steps = restorer.degradation.steps
+    return [len(severities(steps, steps, count)) for count in asked or (restorer.strides,)]
+
+
 def _restored(
-    restorer: Restorer, degraded: Tensor, state: dict[str, Tensor], advance: Advance
-) -> tuple[Tensor, Tensor]:
-    """Direct and sampled restorations of fully degraded images."""
-    direct, sampled, steps = [], [], restorer.degradation.steps
+    restorer: Restorer, degraded: Tensor, state: dict[str, Tensor], sampler: Sampler, strides: int, advance: Advance
+) -> Tensor:
+    """Restorations of fully degraded images."""
+    restored = []
     for first in range(0, len(degraded), _BATCH):
         here = {key: value.to(restorer.device) for key, value in cut(state, first, _BATCH).items()}
         batch = degraded[first : first + _BATCH].to(restorer.device)
-        firsts = []
-
-        def on_step(t: int, x: Tensor, estimate: Tensor, firsts: list = firsts) -> None:
-            if t == steps:
-                firsts.append(estimate)
-            advance()
-
-        sampled.append(sample(restorer, restorer.degradation, batch, here, steps, "improved", on_step).cpu())
-        direct.append(firsts[0].cpu())
-    return torch.cat(direct), torch.cat(sampled)
+        degrade = restorer.degradation
+        made = sample(restorer, degrade, batch, here, degrade.steps, sampler, lambda *_: advance(), strides)
+        restored.append(made.cpu())
+    return torch.cat(restored)
 
 
-def calls(name: str, limit: int, generated: int) -> int:
+def calls(name: str, limit: int, generated: int, strides: tuple[int, ...] = ()) -> int:
     """How many network calls on a batch the rows of a model take, for the progress bar."""
     restorer = load(name, "cpu")
     count = min(limit, len(data.load(restorer.data, "test", restorer.size)))
     batches, generating = -(-count // _BATCH), -(-generated // _BATCH)
-    return restorer.degradation.steps * (batches + generating * len(generation_kinds(restorer)))
+    generation = len(restorer.path(restorer.degradation.steps)) * len(generation_kinds(restorer))
+    return (1 + sum(_strides(restorer, strides))) * batches + generation * generating

@@ -47,4 +47,5 @@ def generate(
         on_step: told of every step.
     """
     degraded, state = start(restorer, count, generator, symmetry_noise)
-    return sample(restorer, restorer.degradation, degraded, state, restorer.degradation.steps, sampler, on_step)
+    steps = restorer.degradation.steps
+    return sample(restorer, restorer.degradation, degraded, state, steps, sampler, on_step, restorer.strides)

@@ -206,7 +206,7 @@ def _restored(
     t = degrade.step_of(restorer.degradation, severity)
     degraded, state = degrade.degrade_picture(restorer.degradation, original, t, torch.Generator().manual_seed(seed))
     state = {key: value.to(restorer.device) for key, value in state.items()}
-    steps = _Steps(2 * t, progress)
+    steps = _Steps(2 * len(restorer.path(t)), progress)
     improved = restore.restore_picture(restorer, degraded, state, t, "improved", steps.keep)
     naive = restore.restore_picture(restorer, degraded, state, t, "naive", steps.count)
     direct = degraded if steps.first_estimate is None else steps.first_estimate[0].cpu()
@@ -225,7 +225,7 @@ def _restored(
 
 def _generated(restorer: Restorer, count: int, seed: int, sampler: Any, noise: float, progress: Callable) -> str:
     """Generate pictures and show them, with the steps that led to the first."""
-    steps = _Steps(restorer.degradation.steps, progress)
+    steps = _Steps(len(restorer.path(restorer.degradation.steps)), progress)
     images = generate.generate(restorer, count, torch.Generator().manual_seed(seed), sampler, noise, steps.keep).cpu()
     plates = "".join(_plate(f"Picture {number}", image, bare=True) for number, image in enumerate(images, 1))
     return f'<div class="plates many">{plates}</div>' + _filmstrip(

@@ -3,6 +3,7 @@ picture of any size, where the degradation acts on the whole picture and the net
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -43,11 +44,17 @@ class Restorer:
     prior: State
     """What generation starts from, as `Degradation.fit_prior` fitted it."""
     device: torch.device
+    strides: int | None = None
+    """In how many strides it samples from the full severity; None: through every severity."""
 
     @property
     def channels(self) -> int:
         """1 grey, 3 colour."""
         return self.model.config.channels
+
+    def path(self, t: int) -> list[int]:
+        """The severities at which it is called when sampling from t (see `severities`)."""
+        return severities(self.degradation.steps, t, self.strides)
 
     @torch.inference_mode()
     def __call__(self, degraded: Images, t: int) -> Images:
@@ -57,7 +64,7 @@ class Restorer:
             return self.model(degraded, time).float()
 
 
-def load(name: str, device_name: str = "auto", degradation: str | None = None) -> Restorer:
+def load(name: str, device_name: str = "auto", degradation: str | None = None, strides: int | None = None) -> Restorer:
     """Load a restorer.
 
     Args:
@@ -66,6 +73,8 @@ def load(name: str, device_name: str = "auto", degradation: str | None = None) -
         device_name: `auto`, `cpu` or `cuda`.
         degradation: for an official file: `blur`, or `blur@cifar10` where the settings depend on the set of images; for a
             model of the person's own degradation: `module:Class`.
+        strides: in how many strides it samples; None: in as many as it was trained along (`train.Preset.strides`), and through every
+            severity if that is one.
 
     Raises:
         UserError: there is no such model, it is damaged, or of another system.
@@ -83,7 +92,9 @@ def load(name: str, device_name: str = "auto", degradation: str | None = None) -
         tensors, facts = checkpoint.load_weights(path, "cold_diffusion")
         model, found, prior = _ours(path, tensors, facts, degradation)
     model = model.to(where, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
-    return Restorer(model, found, facts["data"], facts["size"], prior, where)
+    trained = facts.get("strides", 1)
+    strides = strides if strides is not None or trained == 1 else trained
+    return Restorer(model, found, facts["data"], facts["size"], prior, where, strides)
 
 
 def shipped() -> list[str]:
@@ -122,6 +133,7 @@ def sample(
     t: int,
     sampler: Sampler = "improved",
     on_step: OnStep | None = None,
+    strides: int | None = None,
 ) -> Images:
     """Restore images that were degraded to severity t.
 
@@ -133,6 +145,7 @@ def sample(
         t: their severity; 0 returns them.
         sampler: see `Sampler`.
         on_step: told of every step.
+        strides: see `severities`.
 
     Returns:
         The images at t = 0, not clipped.
@@ -145,24 +158,45 @@ def sample(
     if sampler == "estimated" and not hasattr(degradation, "estimate_state"):
         raise UserError(f"{type(degradation).__name__} has no noise to estimate", "use --sampler improved")
     x = degraded
-    for step in range(t, 0, -1):
+    for step, after in pairwise([*severities(degradation.steps, t, strides), 0]):
         estimate = restore(x, step)
         if on_step:
             on_step(step, x, estimate)
         if sampler == "direct":
             return estimate
-        x = _step(degradation, x, estimate, state, step, sampler)
+        x = _step(degradation, x, estimate, state, step, after, sampler)
     return x
 
 
-def _step(degradation: Any, x: Images, estimate: Images, state: State, step: int, sampler: Sampler) -> Images:
-    """x_{t−1} from x_t and the estimate of x_0."""
-    here = torch.full((len(x),), step, device=x.device)
+def severities(steps: int, t: int, strides: int | None = None) -> list[int]:
+    """The severities at which sampling calls the network, falling.
+
+    Args:
+        steps: the full severity.
+        t: where it begins.
+        strides: into how many even strides the way from the full severity is cut; from a lower t, it takes those that are left. None:
+            every severity, as in the paper.
+
+    Raises:
+        UserError: strides is below 1.
+    """
+    if strides is not None and strides < 1:
+        raise UserError(f"strides is {strides}", "give a whole number from 1 on")
+    count = min(strides or steps, steps)
+    below = (round(steps * part / count) for part in range(count, 0, -1))
+    return [t, *(step for step in below if step < t)] if t else []
+
+
+def _step(
+    degradation: Any, x: Images, estimate: Images, state: State, step: int, after: int, sampler: Sampler
+) -> Images:
+    """x at severity `after` from x at severity `step` and the estimate of x_0."""
+    here, there = (torch.full((len(x),), severity, device=x.device) for severity in (step, after))
     if sampler == "estimated":
         state = degradation.estimate_state(x, estimate, here)
     if sampler == "improved":
-        return update(degradation, x, estimate, here, here - 1, state)
-    return degradation(estimate, here - 1, state)
+        return update(degradation, x, estimate, here, there, state)
+    return degradation(estimate, there, state)
 
 
 def update(
@@ -196,7 +230,7 @@ def restore_picture(
     def tiled(x: Images, step: int) -> Images:
         return _by_tiles(restorer, x, step)
 
-    return sample(tiled, restorer.degradation, batch, state, t, sampler, on_step)[0].cpu()
+    return sample(tiled, restorer.degradation, batch, state, t, sampler, on_step, restorer.strides)[0].cpu()
 
 
 def tile_count(size: int, height: int, width: int) -> int:

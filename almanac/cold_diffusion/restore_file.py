@@ -34,6 +34,8 @@ class Settings:
     """How degraded the picture is, 0 to 1; None: what its note says, else 1."""
     sampler: restore.Sampler | None
     """How to restore; None: the best that the known state allows."""
+    strides: int | None
+    """In how many strides to sample; None: the model's."""
     degrade: bool
     """Whether the picture is clean and to be degraded first."""
     fit: Fit
@@ -89,7 +91,8 @@ def run(
     _say(source, picture.size, size, restorer, t, sampler, state)
     state = state if state is not None else _stand_in(restorer, image, settings.seed)
     started, frames = time.monotonic(), []
-    with console.progress(source.name, 1 if sampler == "direct" else max(1, t), "steps") as advance:
+    calls = 1 if sampler == "direct" else max(1, len(restorer.path(t)))
+    with console.progress(source.name, calls, "steps") as advance:
 
         def on_step(step: int, x: torch.Tensor, estimate: torch.Tensor) -> None:
             frames.append(x[0])
@@ -119,7 +122,7 @@ def _model(
     else:
         chosen = settings.model
     if chosen not in models:
-        models[chosen] = restore.load(chosen, settings.device, name)
+        models[chosen] = restore.load(chosen, settings.device, name, settings.strides)
     found = models[chosen]
     if type(found.degradation) is not degradations.named(name.partition("@")[0]):
         raise UserError(

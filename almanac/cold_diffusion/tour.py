@@ -62,7 +62,7 @@ def _restored_digits(name: str, out: Path) -> tuple[dict[str, Any], Path]:
     clean, degraded, state = degrade_set(restorer.degradation, digits, _SEED, _COUNT)
     started, steps = time.monotonic(), restorer.degradation.steps
     direct = sample(restorer, restorer.degradation, degraded, state, steps, "direct")
-    sampled = sample(restorer, restorer.degradation, degraded, state, steps, "improved")
+    sampled = sample(restorer, restorer.degradation, degraded, state, steps, "improved", strides=restorer.strides)
     seconds = time.monotonic() - started
     sheet = pictures.grid(torch.cat((clean, degraded, direct, sampled)), _COUNT, 2)
     row = {"degradation": name.split("-", 1)[1], "data": "digits", "n": len(clean)}

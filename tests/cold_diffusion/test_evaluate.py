@@ -38,6 +38,19 @@ def test_evaluate_prints_the_table_as_one_json_object(almanac, tmp_path, needs_d
     assert json.loads((tmp_path / "evaluate.json").read_text())["rows"] == rows
 
 
+def test_evaluate_samples_in_the_strides_that_are_asked_for(almanac, tmp_path, needs_data):
+    needs_data("mnist")
+    run = ["evaluate", "--model", "mnist-pixelate", "--n", 20, "--generated", 0, "--out", tmp_path, "--json"]
+    done = almanac("cold-diffusion", *run, "--strides", 1, 3)
+    assert done.returncode == 0, done.stderr
+    sampled = [row for row in json.loads(done.stdout)["rows"] if row["kind"] == "sampled"]
+    assert [row["strides"] for row in sampled] == [1, 3]
+    assert sampled[0]["rmse"] != sampled[1]["rmse"]
+    refused = almanac("cold-diffusion", *run, "--strides", 0)
+    assert refused.returncode == 2
+    assert "strides is 0" in refused.stderr
+
+
 def test_generate_writes_a_sheet_and_a_strip(almanac, tmp_path):
     out, strip = tmp_path / "sheet.png", tmp_path / "strip.png"
     done = almanac("cold-diffusion", "generate", "--n", 4, "--out", out, "--steps-out", strip, "--json")

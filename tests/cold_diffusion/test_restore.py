@@ -1,5 +1,7 @@
 """Laws of sampling."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -34,8 +36,8 @@ def restorer(degradation: Degradation, channels: int = 3, size: int = 32, prior=
     return restore.Restorer(model, degradation, "photos", size, prior or {}, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("steps", [5, 50, 200, 500])
-def test_improved_sampler_is_exact_for_linear_degradations_whatever_is_restored(steps):
+@pytest.mark.parametrize(("steps", "strides"), [(5, None), (50, None), (50, 7), (200, None), (500, None), (500, 2)])
+def test_improved_sampler_is_exact_for_linear_degradations_whatever_is_restored(steps, strides):
     x, linear = images(), Linear(steps)
     state = {"e": torch.randn(x.shape, generator=torch.Generator().manual_seed(9))}
     seen = []
@@ -45,7 +47,8 @@ def test_improved_sampler_is_exact_for_linear_degradations_whatever_is_restored(
 
     start = linear(x, linear.full(x), state)
     # The last step returns the estimate plus what the rest was off by, so that exactness is up to x_1's; hence R(x_1) cancels too.
-    end = restore.sample(random_restorer, linear, start, state, steps, "improved", watch)
+    end = restore.sample(random_restorer, linear, start, state, steps, "improved", watch, strides)
+    assert len(seen) == (strides or steps)
     assert max(seen) <= 1e-4
     assert (end - x).abs().max() <= 1e-4
 
@@ -79,6 +82,25 @@ def test_direct_is_the_networks_first_answer():
     end = restore.sample(answer, blur, x, {}, 20, "direct")
     assert calls == [20]
     assert torch.equal(end, x * 0.5)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20, 50, 199])
+@pytest.mark.parametrize("strides", [None, 1, 2, 3, 7, 8, 20, 1000])
+def test_strides_are_even_and_fall_from_where_sampling_begins(steps, strides):
+    whole = restore.severities(steps, steps, strides)
+    assert len(whole) == min(strides or steps, steps)
+    assert whole[0] == steps
+    lengths = [before - after for before, after in pairwise([*whole, 0])]
+    assert min(lengths) >= 1
+    assert max(lengths) - min(lengths) <= 1
+    for t in range(1, steps + 1):
+        assert restore.severities(steps, t, strides) == [t, *(s for s in whole if s < t)]
+
+
+@pytest.mark.parametrize("strides", [0, -3])
+def test_strides_below_one_are_refused(strides):
+    with pytest.raises(UserError, match=f"strides is {strides}"):
+        restore.severities(20, 20, strides)
 
 
 def test_severity_zero_is_returned_as_it_is():
