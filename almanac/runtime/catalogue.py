@@ -30,6 +30,7 @@ class DataSet:
 
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_WHISPER = "https://raw.githubusercontent.com/openai/whisper/c0d2f624c09dc18e709e37c2ad90c039a4eb72a2/whisper/assets"
 
 DATA: dict[str, DataSet] = {
     "mnist": DataSet(
@@ -81,5 +82,24 @@ DATA: dict[str, DataSet] = {
         "Apache-2.0 (Noto), MIT (Fluent)",
         (("noto_64_webp.zip",),),
         how="install the font Noto Color Emoji (Debian: fonts-noto-color-emoji), or put pictures as noto_64_webp.zip",
+    ),
+    "whisper-vocabulary": DataSet(
+        "speech/assets",
+        "MIT (OpenAI)",
+        (("gpt2.tiktoken", "multilingual.tiktoken"),),
+        (
+            Source(
+                f"{_WHISPER}/gpt2.tiktoken",
+                "gpt2.tiktoken",
+                835_554,
+                "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+            ),
+            Source(
+                f"{_WHISPER}/multilingual.tiktoken",
+                "multilingual.tiktoken",
+                816_730,
+                "b34b360dbb493e781e479794586d661700670d65564001f23024971d1f2fa126",
+            ),
+        ),
     ),
 }

@@ -1,0 +1,1 @@
+"""Whisper: robust speech recognition by weak supervision (Radford et al. 2022)."""
