@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from almanac.whisper import audio, decoding, model, tokenizer
+from almanac.whisper import audio, decoding, model, timing, tokenizer
 
 whisper = pytest.importorskip("whisper")
 
@@ -173,3 +173,23 @@ def test_tokens_are_theirs(needs_vocabulary, n_vocab):
             split = theirs.split_tokens_on_unicode if language == "ja" else theirs.split_tokens_on_spaces
             words, pieces = split([*own.encode(text), own.eot])
             assert own.split_words([*own.encode(text), own.eot], language) == list(zip(words, pieces, strict=True))
+
+
+@pytest.mark.parametrize("seconds", [30, 11.3])
+def test_word_times_are_theirs(pair, mel, sound, seconds):
+    ours, theirs, tokens = pair
+    language = "en" if tokens.multilingual else None
+    other = whisper.tokenizer.get_tokenizer(tokens.multilingual, num_languages=len(tokens.languages), language=language)
+    text = tokens.encode(" Well, it's a \"long\" day (and night): 3 o'clock, isn't it? ¿Sí! Yes.")
+    frames = round(seconds * 100)
+    expected = whisper.timing.find_alignment(theirs, other, text, mel[0], frames)
+    found = timing.align(ours, tokens, text, sound[0], frames // 2, "en")
+    assert [(w.text, w.tokens, w.start, w.end) for w in found] == [(w.word, w.tokens, w.start, w.end) for w in expected]
+    assert np.allclose([w.probability for w in found], [w.probability for w in expected], atol=1e-6)
+
+
+def test_warped_ways_are_theirs():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        costs = generator.integers(0, 4, generator.integers(1, 30, 2)).astype(float)  # with many ties
+        assert np.array_equal(timing.warp(costs), whisper.timing.dtw_cpu(costs))
