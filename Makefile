@@ -18,6 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into .venv (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-deps openai-whisper==20250625 # it asks for triton, which it uses on GPUs only
 	@command -v chromium >/dev/null || $(MAKE) --no-print-directory debian PACKAGES="chromium fonts-noto-color-emoji"
 	@touch $@
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from almanac.whisper import audio, decoding, model, timing, tokenizer
+from almanac.whisper import audio, decoding, model, timing, tokenizer, transcribe
 
 whisper = pytest.importorskip("whisper")
 
@@ -19,7 +19,12 @@ SHAPES = {
 def pair(request, needs_vocabulary):
     """Our model, theirs, and a tokenizer each."""
     dims = SHAPES[request.param]
-    torch.manual_seed(0)
+    return *same_weights(dims), tokenizer.official(dims.n_vocab)
+
+
+def same_weights(dims: model.Dims, seed: int = 0):
+    """A model of ours and one of theirs."""
+    torch.manual_seed(seed)
     theirs = whisper.model.Whisper(whisper.model.ModelDimensions(**vars(dims))).eval()
     for parameter in theirs.parameters():
         parameter.data = torch.randn_like(parameter) * (0.06 if parameter.ndim > 1 else 0.2)
@@ -28,7 +33,7 @@ def pair(request, needs_vocabulary):
             module.weight.data = 1 + 0.1 * torch.randn_like(module.weight)
     ours = model.Whisper(dims).eval()
     ours.load_state_dict(theirs.state_dict())
-    return ours, theirs, tokenizer.official(dims.n_vocab)
+    return ours, theirs
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +83,7 @@ def test_token_by_token_is_as_all_at_once(pair, sound):
 
 
 @pytest.mark.parametrize("beams", [None, 5])
-@pytest.mark.parametrize("timestamps", [True, False])
-@pytest.mark.parametrize("prompt", ["", "What was said before, at some length."])
+@pytest.mark.parametrize(("timestamps", "prompt"), [(True, ""), (False, "What was said before, at some length.")])
 def test_decoded_tokens_are_theirs(pair, mel, sound, beams, timestamps, prompt):
     ours, theirs, tokens = pair
     steps = 110
@@ -193,3 +197,47 @@ def test_warped_ways_are_theirs():
     for _ in range(50):
         costs = generator.integers(0, 4, generator.integers(1, 30, 2)).astype(float)  # with many ties
         assert np.array_equal(timing.warp(costs), whisper.timing.dtw_cpu(costs))
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """45 s of noise that comes and goes."""
+    generator = torch.Generator().manual_seed(3)
+    loudness = torch.sin(torch.linspace(0, 30, 45 * 16_000)).clamp(min=0) * 0.3
+    return (torch.randn(45 * 16_000, generator=generator) * loudness).numpy()
+
+
+LONG = [
+    {},
+    {"words": True},
+    {"words": True, "silence_limit": 1.0},
+    {"previous_text": False, "no_speech_limit": None, "clips": (3.0, 31.5, 40.0)},
+    {"prompt": "Almanac, Whisper", "keep_prompt": True},
+]
+
+
+@pytest.mark.parametrize("asked", LONG, ids=str)
+def test_long_recordings_are_transcribed_as_by_theirs(needs_vocabulary, recording, asked):
+    dims = model.Dims.of_width(64, 1, 2, 51_865)
+    ours, theirs = same_weights(dims, 1)
+    settings = transcribe.Settings(decoding.Options(language="de", sample_length=24), (0.0,), **asked)
+    names = {
+        "words": "word_timestamps",
+        "silence_limit": "hallucination_silence_threshold",
+        "previous_text": "condition_on_previous_text",
+        "no_speech_limit": "no_speech_threshold",
+        "clips": "clip_timestamps",
+        "prompt": "initial_prompt",
+        "keep_prompt": "carry_initial_prompt",
+    }
+    asked = {names[key]: list(value) if key == "clips" else value for key, value in asked.items()}
+    expected = theirs.transcribe(recording, temperature=0.0, language="de", sample_len=24, fp16=False, **asked)
+    found = transcribe.transcribe(transcribe.Recogniser(ours, tokenizer.official(51_865)), recording, settings)
+    assert found.text == expected["text"]
+    assert found.language == expected["language"]
+    assert len(found.segments) == len(expected["segments"])
+    for own, other in zip(found.segments, expected["segments"], strict=True):
+        assert (own.id, own.seek, own.text, own.tokens) == tuple(other[key] for key in ("id", "seek", "text", "tokens"))
+        assert (own.start, own.end) == pytest.approx((other["start"], other["end"]), abs=1e-9)
+        words = [(word["word"], word["start"], word["end"]) for word in other.get("words", [])]
+        assert [(word.text, word.start, word.end) for word in own.words or []] == words

@@ -1,0 +1,184 @@
+"""Published checkpoints as our `Whisper` and back: OpenAI's `.pt` files, whose names our modules have, and Hugging Face's folders
+(config.json and safetensors), whose names are translated. Which of the decoder's heads follow the words in time is known for
+every published size."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from almanac.runtime import checkpoint
+from almanac.runtime.errors import UserError
+from almanac.whisper.model import SIZES, Dims, Whisper
+
+_ALIGNMENT_HEADS: dict[str, str] = {
+    "tiny.en": "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
+    "tiny": "2.2 3.0 3.2 3.3 3.4 3.5",
+    "base.en": "3.3 4.7 5.1 5.5 5.7",
+    "base": "3.1 4.2 4.3 4.7 5.1 5.2 5.4 5.6",
+    "small.en": "6.6 7.0 7.3 7.8 8.2 8.5 8.7 9.0 9.4 9.8 9.10 10.0 10.1 10.2 10.3 10.6 10.11 11.2 11.4",
+    "small": "5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5",
+    "medium.en": "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 20.9 20.14 21.12",
+    "medium": "13.15 15.4 15.15 16.1 20.0 23.4",
+    "large-v1": "9.19 11.2 11.4 11.17 22.7 22.11 22.17 23.2 23.15",
+    "large-v2": "10.12 13.17 16.11 16.12 16.13 17.15 17.16 18.4 18.11 18.19 19.11 21.2 21.3 22.3 22.9 22.12 23.5 23.7 23.13 "
+    "25.5 26.1 26.12 27.15",
+    "large-v3": "7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6",
+    "large-v3-turbo": "2.4 2.11 3.3 3.6 3.11 3.14",
+}
+"""layer.head of each size (official `__init__.py`)."""
+
+_HUGGING_FACE = (
+    (r"\bblocks\b", "layers"),
+    (r"\bmlp\.0\b", "fc1"),
+    (r"\bmlp\.2\b", "fc2"),
+    (r"\bmlp_ln\b", "final_layer_norm"),
+    (r"\bcross_attn_ln\b", "encoder_attn_layer_norm"),
+    (r"\battn_ln\b", "self_attn_layer_norm"),
+    (r"\bcross_attn\b", "encoder_attn"),
+    (r"\battn\b", "self_attn"),
+    (r"\b(query|key|value|out)\b", lambda found: f"{found[0][0] if found[0] != 'out' else 'out'}_proj"),
+    (r"\bln_post\b|(?<=decoder\.)ln\b", "layer_norm"),
+    (r"\btoken_embedding\b", "embed_tokens"),
+    (r"\bpositional_embedding\b", "embed_positions.weight"),
+)
+"""Parts of OpenAI's names → Hugging Face's, in this order."""
+
+
+def to_hugging_face(name: str) -> str:
+    """Hugging Face's name of one of our tensors."""
+    for pattern, replacement in _HUGGING_FACE:
+        name = re.sub(pattern, replacement, name)
+    return f"model.{name}"
+
+
+def load(path: Path) -> Whisper:
+    """Load a published checkpoint, in float32.
+
+    Args:
+        path: a `.pt` file of OpenAI's, or a folder of Hugging Face's.
+
+    Raises:
+        UserError: there is none, it is damaged, carries code, or lacks tensors.
+    """
+    dims, tensors, heads = _hugging_face(path) if path.is_dir() else _openai(path)
+    model = Whisper(dims, heads)
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    if missing:
+        raise UserError(f"{path} lacks {_some(missing)}", "it is not a whole Whisper checkpoint; get it anew")
+    wrong = [name for name, tensor in wanted.items() if tensor.shape != tensors[name].shape]
+    if wrong:
+        raise UserError(f"{path} has {_some(wrong)} of other shapes than its sizes say", "get it anew")
+    model.load_state_dict({name: tensors[name].float() for name in wanted})
+    return model
+
+
+def save_openai(model: Whisper, path: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a model as OpenAI's `.pt`, which openai-whisper loads.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    checkpoint.save_state(path, {"dims": vars(model.dims), "model_state_dict": tensors})
+
+
+def size_name(dims: Dims, hint: str = "") -> str | None:
+    """The published size of a model, if it is one; `hint` (a file's name) tells large-v1 from large-v2."""
+    name = next((name for name, known in SIZES.items() if known == dims), None)
+    return "large-v1" if name == "large-v2" and "v1" in hint else name
+
+
+def alignment_heads(dims: Dims, hint: str = "") -> Tensor | None:
+    """layers × heads, true where attention follows the words; None for what is not a published size."""
+    name = size_name(dims, hint)
+    if name is None:
+        return None
+    return head_mask(dims, (map(int, pair.split(".")) for pair in _ALIGNMENT_HEADS[name].split()))
+
+
+def head_mask(dims: Dims, pairs: Iterable[Iterable[int]]) -> Tensor:
+    """layers × heads, true at the pairs of a layer and a head."""
+    mask = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
+    for layer, head in pairs:
+        mask[layer, head] = True
+    return mask
+
+
+def _openai(path: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]:
+    state = checkpoint.load_state(path)
+    try:
+        dims, tensors = Dims(**state["dims"]), state["model_state_dict"]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{path} is not a checkpoint of OpenAI's Whisper (it has no dims and model_state_dict)",
+            "give a .pt file of openai-whisper, a folder of Hugging Face's, or weights of `almanac whisper train`",
+        ) from None
+    return dims, tensors, alignment_heads(dims, path.name)
+
+
+def _hugging_face(folder: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]:
+    config = _json(folder / "config.json")
+    try:
+        dims = Dims(
+            config["num_mel_bins"],
+            config["max_source_positions"],
+            config["d_model"],
+            config["encoder_attention_heads"],
+            config["encoder_layers"],
+            config["vocab_size"],
+            config["max_target_positions"],
+            config["d_model"],
+            config["decoder_attention_heads"],
+            config["decoder_layers"],
+        )
+    except KeyError as error:
+        raise UserError(f"{folder}/config.json has no {error}", "give a folder of a Whisper model") from None
+    theirs = _shards(folder)
+    translated = {name: to_hugging_face(name) for name in _names(dims)}
+    tensors = {name: theirs[other] for name, other in translated.items() if other in theirs}
+    generation = folder / "generation_config.json"
+    pairs = _json(generation).get("alignment_heads") if generation.is_file() else None
+    return dims, tensors, head_mask(dims, pairs) if pairs else alignment_heads(dims, folder.name)
+
+
+def _names(dims: Dims) -> list[str]:
+    with torch.device("meta"):
+        return list(Whisper(dims).state_dict())
+
+
+def _shards(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder, in one file or several."""
+    index = folder / "model.safetensors.index.json"
+    files = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= load_file(folder / file)
+        except FileNotFoundError:
+            raise UserError(
+                f"there is no {file} in {folder}", "give a folder with the weights as safetensors"
+            ) from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder / file} is not readable ({error})", "it may be truncated; get it anew") from None
+    return tensors
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"there is no {path.name} in {path.parent}", "give a folder of a Hugging Face model") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})", "get it anew") from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
