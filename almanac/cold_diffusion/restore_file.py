@@ -65,7 +65,7 @@ def run(
         models: models loaded so far, by name; added to.
 
     Returns:
-        What was done: `image, out, degradation, model, t, sampler, width, height, seconds`.
+        What was done: `image, out, degradation, model, t, sampler, strides, width, height, seconds`.
     """
     picture = pictures.read_picture(source)
     note = None if settings.degrade else read_note(source, settings.degradation)
@@ -106,7 +106,8 @@ def run(
         save_picture(pictures.strip(shown, max(1, 128 // max(size))), steps_out)
     return {
         "image": str(source), "out": str(target), "degradation": name, "model": restorer.data, "t": t, "sampler": sampler,
-        "width": picture.width, "height": picture.height, "seconds": round(time.monotonic() - started, 2),
+        "strides": len(frames), "width": picture.width, "height": picture.height,
+        "seconds": round(time.monotonic() - started, 2),
     }  # fmt: skip
 
 
@@ -164,4 +165,7 @@ def _say(
         if state is None and sampler in ("improved", "naive")
         else ""
     )
-    console.log(f"{source.name}:{resized_to} {how}, from step {t} of {restorer.degradation.steps}, {sampler}{unknown}")
+    strides = "" if sampler == "direct" else f" in {len(restorer.path(t))} strides"
+    console.log(
+        f"{source.name}:{resized_to} {how}, from step {t} of {restorer.degradation.steps}, {sampler}{strides}{unknown}"
+    )
