@@ -4,6 +4,7 @@ progress, resume and a sha256 check. `hf://owner/repo/file` goes through hugging
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from almanac.runtime import console
@@ -111,16 +112,44 @@ def shipped_weights(system: str) -> list[str]:
     return sorted(f"{system}/{path.stem}" for path in folder.glob("*.safetensors")) if _exists(folder, True) else []
 
 
+def repository(name: str, files: Sequence[str]) -> Path:
+    """The folder of a model that is several files.
+
+    Args:
+        name: the path of a folder, or `hf://owner/repo`.
+        files: patterns of the files that are needed of a repository, e.g. `*.safetensors`.
+
+    Raises:
+        UserError: there is none of that name, or it can't be had.
+    """
+    if not name.startswith("hf://"):
+        if _exists(Path(name), folder=True):
+            return Path(name)
+        raise UserError(f"there is no folder {name}", "give the path of a model's folder, or hf://owner/repo")
+    from huggingface_hub import snapshot_download
+
+    owner, repo, *more = name.removeprefix("hf://").split("/")
+    if not (owner and repo) or more:
+        raise UserError(f"'{name}' is not of the form hf://owner/repo", "name a repository, not a file in it")
+    return _fetched(name, lambda: snapshot_download(f"{owner}/{repo}", allow_patterns=list(files)))
+
+
 def _from_hugging_face(name: str) -> Path:
-    import httpx
     from huggingface_hub import hf_hub_download
+
+    owner, repo, file = ([*name.removeprefix("hf://").split("/", 2), "", ""])[:3]
+    if not (owner and repo and file):
+        raise UserError(f"'{name}' is not of the form hf://owner/repo/file", "name the file in the repository too")
+    return _fetched(name, lambda: hf_hub_download(f"{owner}/{repo}", file))
+
+
+def _fetched(name: str, fetch: Callable[[], str]) -> Path:
+    """What huggingface_hub fetches, or what went wrong."""
+    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    owner, repository, file = ([*name.removeprefix("hf://").split("/", 2), "", ""])[:3]
-    if not (owner and repository and file):
-        raise UserError(f"'{name}' is not of the form hf://owner/repo/file", "name the file in the repository too")
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
+        return Path(fetch())
     except LocalEntryNotFoundError:
         what = f"{name} is not in the cache, and the hub can't be reached"
         raise UserError(what, "connect once, or give a path") from None

@@ -52,7 +52,7 @@ class Dims:
 
     @staticmethod
     def of_width(
-        width: int, encoder: int, decoder: int, vocabulary: int, *, mels: int = 80, seconds: float = 30
+        width: int, encoder: int, decoder: int, vocabulary: int, *, mels: int = 80, seconds: float = 30.0
     ) -> "Dims":
         """Sizes with equal widths and heads of 64 channels, as all published ones have."""
         heads = width // HEAD_SIZE

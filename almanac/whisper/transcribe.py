@@ -12,7 +12,7 @@ from torch import Tensor
 from almanac.runtime.errors import UserError
 from almanac.whisper import audio, timing
 from almanac.whisper.decoding import Decoded, Options, decode, detect_language
-from almanac.whisper.model import Whisper
+from almanac.whisper.recogniser import Recogniser
 from almanac.whisper.subtitles import Segment, Transcript
 from almanac.whisper.timing import Word
 from almanac.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Task, Tokenizer
@@ -22,21 +22,6 @@ Mel = Float[Tensor, "mels frames"]
 FRAMES_PER_TIMESTAMP = round(SECONDS_PER_TIMESTAMP * audio.FRAMES_PER_SECOND)
 _HOT = 0.5
 """What was drawn at a higher temperature is not told to the next window."""
-
-
-@dataclass(frozen=True)
-class Recogniser:
-    """A model with its tokenizer."""
-
-    model: Whisper
-    tokenizer: Tokenizer
-
-    def encode(self, mel: Mel) -> Float[Tensor, "1 positions state"]:
-        """What the encoder makes of a window, filled with silence where it is short."""
-        parameter = self.model.decoder.positional_embedding
-        window = audio.fit_frames(mel, self.model.dims.frames).to(parameter.device, parameter.dtype)
-        with torch.inference_mode():
-            return self.model.encoder(window[None])
 
 
 @dataclass(frozen=True)

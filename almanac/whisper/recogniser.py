@@ -1,0 +1,113 @@
+"""A model that is ready to listen: found by name, whatever the layout of its file, with the tokenizer that belongs to it."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from almanac.runtime import checkpoint, device, hub
+from almanac.runtime.errors import UserError
+from almanac.whisper import audio, published, tokenizer
+from almanac.whisper.model import SIZES, Dims, Whisper
+from almanac.whisper.tokenizer import Tokenizer
+
+_OTHER_NAMES = {"large": "large-v3", "turbo": "large-v3-turbo"}
+_FILES = ("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "*.index.json")
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A model with its tokenizer."""
+
+    model: Whisper
+    tokenizer: Tokenizer
+
+    def encode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "1 positions state"]:
+        """What the encoder makes of a window, filled with silence where it is short."""
+        parameter = self.model.decoder.positional_embedding
+        window = audio.fit_frames(mel, self.model.dims.frames).to(parameter.device, parameter.dtype)
+        with torch.inference_mode():
+            return self.model.encoder(window[None])
+
+
+def load(name: str, device_name: str = "auto") -> Recogniser:
+    """Load a model.
+
+    Args:
+        name: a shipped model; a published size (`tiny` … `turbo`), fetched from Hugging Face; the path of OpenAI's `.pt`, of Hugging Face's
+            folder, or of weights of ours; or `hf://owner/repo`, `hf://owner/repo/file`.
+        device_name: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: there is no such model, it is damaged, or of another system.
+    """
+    where = device.resolve(device_name)
+    path = _find(name)
+    if path.is_dir() or path.suffix in (".pt", ".pth"):
+        model = published.load(path)
+        found = Recogniser(model, tokenizer.official(model.dims.n_vocab))
+    else:
+        found = _ours(path)
+    found.model.to(where).eval()
+    return found
+
+
+def shipped() -> list[str]:
+    """The models that ship with the project."""
+    return [name.removeprefix("whisper/") for name in hub.shipped_weights("whisper")]
+
+
+def save(recogniser: Recogniser, path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a model as weights of ours: a safetensors file whose header holds sizes, vocabulary, languages and alignment heads.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    encoding, dims = recogniser.tokenizer.encoding, recogniser.model.dims
+    ordinary = [
+        base64.b64encode(encoding.decode_single_token_bytes(token)).decode() for token in range(encoding.eot_token)
+    ]
+    about = {
+        "system": "whisper",
+        "dims": vars(dims),
+        "vocabulary": ordinary,
+        "languages": list(recogniser.tokenizer.languages),
+        "multilingual": recogniser.tokenizer.multilingual,
+        "alignment_heads": recogniser.model.alignment_heads.nonzero().tolist(),
+    }
+    tensors = {name: tensor.bfloat16() for name, tensor in recogniser.model.state_dict().items()}
+    checkpoint.save_weights(path, tensors, {**facts, **about})
+
+
+def _find(name: str) -> Path:
+    size = _OTHER_NAMES.get(name, name)
+    if f"whisper/{name}" in hub.shipped_weights("whisper"):
+        return hub.weights(f"whisper/{name}")
+    if size in SIZES or size == "large-v1":
+        return hub.repository(f"hf://openai/whisper-{size.removesuffix('-v1')}", _FILES)
+    if Path(name).is_dir() or (name.startswith("hf://") and name.count("/") == 3):
+        return hub.repository(name, _FILES)
+    try:
+        return hub.weights(name)
+    except UserError as error:
+        known = ", ".join([*shipped(), *SIZES])
+        raise UserError(error.what, f"give a path, hf://owner/repo, or one of: {known}") from None
+
+
+def _ours(path: Path) -> Recogniser:
+    tensors, facts = checkpoint.load_weights(path, "whisper")
+    try:
+        dims = Dims(**facts["dims"])
+        ranks = {base64.b64decode(token): rank for rank, token in enumerate(facts["vocabulary"])}
+        tokens = tokenizer.build(ranks, tuple(facts["languages"]), dims.seconds, facts["multilingual"])
+        model = Whisper(dims, published.head_mask(dims, facts["alignment_heads"]))
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a Whisper model ({reason})", "train one, or give a shipped name") from None
+    return Recogniser(model, tokens)
