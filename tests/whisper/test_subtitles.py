@@ -13,22 +13,7 @@ from almanac.runtime.errors import UserError
 from almanac.whisper.subtitles import FORMATS, Layout, Segment, Transcript, clock, render
 from almanac.whisper.timing import Word
 
-SYLLABLES = [
-    "a",
-    "the",
-    "whisper",
-    "don't",
-    "naïve",
-    "語",
-    "音声",
-    "🎧",
-    "-->",
-    "a-->b",
-    "<b>",
-    "&",
-    "…",
-    "Rindfleischetikettierung",
-]
+SYLLABLES = ["a", "the", "whisper", "don't", "naïve", "語", "音声", "🎧", "-->", "a-->b", "<b>", "&", "Etikettierung"]
 ODD = ["", " ", "\n", "\t", " two\nlines", "end\n", "\n\n", " \xa0", "tab\tbed", " \x85", "\r\n", '"\\', "\u2028"]
 LAYOUTS = [Layout(*limits) for limits in itertools.product((None, 7, 42), (None, 1, 2), (None, 1, 5), (False, True))]
 """Every combination of settings."""
@@ -57,8 +42,7 @@ def transcript(seed: int) -> Transcript:
             start = now + draw.choice([0, 0, 0, 0.0004, 0.3, 3, 3.001, 4]) * draw.choice([1, draw.random()])
             now = start + draw.choice([0, 0.2, 1.7]) * draw.random()
             words.append(Word(text, start, now, draw.random(), [draw.randrange(50_000)]))
-            now -= 0.0 if seed % 5 else 0.3 * draw.random()
-        now = max(now, 0.0)
+            now = now if seed % 5 else max(0.0, now - 0.3 * draw.random())
         segments.append(
             Segment(
                 id=index,
@@ -135,11 +119,11 @@ def plain(seed: int) -> Transcript:
 
 
 def test_files_are_byte_for_byte_the_official_ones():
-    assert equal_cases(range(120)) > 800
+    assert equal_cases(range(200)) > 1300
 
 
 def test_every_layout_cuts_as_the_official_one():
-    for seed, layout in itertools.product(range(0, 20, 2), LAYOUTS):
+    for seed, layout in itertools.product(range(0, 12, 2), LAYOUTS):
         said = transcript(seed)
         assert render(said, "srt", layout) == official(said, "srt", layout), (seed, layout)
 
