@@ -99,8 +99,6 @@ def _american() -> dict[str, str]:
         raise UserError(f"{path} is not a table of spellings ({error})", "get it anew") from None
 
 
-# ---------------------------------------------------------------------------------------------------- contractions and titles
-
 _SHORT = {
     "won't": "will not", "can't": "can not", "let's": "let us", "ain't": "aint", "y'all": "you all", "wanna": "want to",
     "gotta": "got to", "gonna": "going to", "i'ma": "i am going to", "imma": "i am going to", "woulda": "would have",
@@ -130,29 +128,20 @@ def _expanded(text: str) -> str:
     return _ENDING.sub(lambda found: f" {_ENDINGS[found[1]]}", text)
 
 
-# ------------------------------------------------------------------------------------------------------------------- numbers
-
 _ZEROS = frozenset(("o", "oh", "zero"))
 _UNITS = {
-    name: number
-    for number, name in enumerate(
-        "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split(),
-        start=1,
-    )
-}
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
+    "eighteen": 18, "nineteen": 19,
+}  # fmt: skip
 _TENS = {
-    name: 10 * number
-    for number, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
-_FACTORS = {"hundred": 100} | {
-    name: 1000**power
-    for power, name in enumerate(
-        "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion "
-        "decillion".split(),
-        start=1,
-    )
-}
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
+_FACTORS = {
+    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
+    "quintillion": 10**18, "sextillion": 10**21, "septillion": 10**24, "octillion": 10**27, "nonillion": 10**30,
+    "decillion": 10**33,
+}  # fmt: skip
 _IRREGULAR = {1: "first", 2: "second", 3: "third", 5: "fifth", 8: "eighth", 12: "twelfth"}
 """Ordinals. That of nine is irregular too, but the official normaliser knows only "nineth"."""
 _ORDINAL_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
@@ -181,9 +170,7 @@ _REPEATS = {"double": 2, "triple": 3}
 _DIGIT_WORDS = _ZEROS | set(_UNITS)
 _DECIMALS = _DIGIT_WORDS | set(_TENS)
 """What can follow a point."""
-_VOCABULARY = (
-    _ZEROS | {*_ADDED, *_MULTIPLIED, *_SIGNS, *_CURRENCIES, *_REPEATS} | {"per", "percent", "and", "point"}
-)
+_VOCABULARY = _ZEROS | {*_ADDED, *_MULTIPLIED, *_SIGNS, *_CURRENCIES, *_REPEATS} | {"per", "percent", "and", "point"}
 _IN_DIGITS = re.compile(r"\d+(\.\d+)?")
 _IN_DIGITS_WITH_CURRENCY = re.compile(r"([$¢€£]?)(\d+(?:\.\d+)?)")
 _MOST_DIGITS = 4200
@@ -195,13 +182,14 @@ put behind: one oh one, nineteen eighty four, 1.5."""
 
 
 def _with_digits(text: str) -> str:
-    """Numbers in digits, with the sign of a currency before them and other endings behind: "$20 million" → "$20000000",
-    "two pounds and five pence" → "£2 and 5 pence", "nineteen sixties" → "1960s"; a lone 1 stays "one"."""
+    """Numbers in digits, with the sign of a currency before them and other endings behind: "20 million dollars" → "$20000000",
+    "two dollars and five cents" → "$2.05", "nineteen sixties" → "1960s"; a lone 1 is written "one"."""
     text = re.sub(r"(?<=[a-z])(?=[0-9])|(?<=[0-9])(?=[a-z])", " ", _with_halves(text))
     text = re.sub(r"([0-9])\s+(st|nd|rd|th|s)\b", r"\1\2", text)
     text = " ".join(_NumberReader().read(text.split()))
     text = re.sub(r"([€£$])([0-9]+) (?:and )?¢([0-9]{1,2})\b", lambda found: _with_cents(*found.groups()), text)
-    text = re.sub(r"[€£$]0.([0-9]{1,2})\b", lambda found: f"¢{int(found[1])}", text)  # the dot is any character, as officially
+    # The next dot is any character, as officially: "$0 12" → "¢12".
+    text = re.sub(r"[€£$]0.([0-9]{1,2})\b", lambda found: f"¢{int(found[1])}", text)
     return re.sub(r"\b1(s?)\b", r"one\1", text)
 
 
@@ -235,12 +223,117 @@ class _NumberReader:
         """Whether the next word has been used already."""
 
     def read(self, words: list[str]) -> list[str]:
-        """The words with numbers in digits."""
+        """The words, with numbers in digits."""
         for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
             if self.skip:
                 self.skip = False
-            elif not (self._part(word, before) if _is_part(word) else self._modifier(word, before, after)):
+            elif not (self._extend(word, before) or self._modify(word, before, after)):
                 self._end()
                 self._write(word)
         self._end()
         return self.written
+
+    def _extend(self, word: str, before: str) -> bool:
+        """Take a word that is a number, or one more part of the current number; whether it is."""
+        if found := _numeral(word):
+            self._take_digits(word, *found.groups())
+        elif word in _ZEROS:
+            self._put_behind("0")
+        elif word in _ADDED:
+            amount, ending = _ADDED[word]
+            self.number = _followed(self.number, amount, before)
+            if ending:
+                self._end(ending)
+        elif word in _MULTIPLIED:
+            factor, ending = _MULTIPLIED[word]
+            product = _times(self.number, factor)
+            if product is None:  # two numbers: "1.2.3 million"
+                self._end()
+            self.number = factor if product is None else product
+            if ending:
+                self._end(ending)
+        else:
+            return False
+        return True
+
+    def _modify(self, word: str, before: str, after: str) -> bool:
+        """Take a word that says something about a number, if it does so here; whether it does."""
+        continues = after in _VOCABULARY or _IN_DIGITS.fullmatch(after) is not None
+        if word in _CURRENCIES and self.number is not None:
+            self.sign = _CURRENCIES[word]
+            self._end()
+        elif word == "percent" and self.number is not None:
+            self._end("%")
+        elif word == "per" and after == "cent" and self.number is not None:
+            self._end("%")
+            self.skip = True
+        elif word in _SIGNS and continues:
+            self._end()
+            self.sign = _SIGNS[word]
+        elif word in _REPEATS and after in _DIGIT_WORDS:
+            self._put_behind(str(_UNITS.get(after, 0)) * _REPEATS[word])
+            self.skip = True
+        elif word == "point" and continues:  # it is dropped if what continues is no decimal
+            if after in _DECIMALS or after not in _VOCABULARY:
+                self._put_behind(".")
+        else:  # two hundred *and* one
+            return word == "and" and before in _FACTORS and continues
+        return True
+
+    def _take_digits(self, word: str, currency: str, digits: str) -> None:
+        """A number that is in digits already."""
+        if isinstance(self.number, str) and self.number.endswith("."):
+            self.number += word
+            return
+        self._end()
+        self.sign = currency or self.sign
+        exact = Fraction(digits)
+        self.number = exact.numerator if exact.denominator == 1 else digits
+
+    def _put_behind(self, digits: str) -> None:
+        self.number = f"{self.number or ''}{digits}"
+
+    def _end(self, ending: str = "") -> None:
+        """Write the current number, if there is one."""
+        if self.number is not None:
+            self._write(f"{self.number}{ending}")
+        self.number = None
+
+    def _write(self, text: str) -> None:
+        self.written.append(self.sign + text)
+        self.sign = ""
+
+
+def _numeral(word: str) -> re.Match[str] | None:
+    return _IN_DIGITS_WITH_CURRENCY.fullmatch(word) if len(word) <= _MOST_DIGITS else None
+
+
+def _followed(number: _Number | None, amount: int, before: str) -> _Number:
+    """A number and then an amount below a hundred, whose word follows the word `before`. It is added where there is room for it (twenty
+    five, two hundred twelve), else its digits go behind: nineteen eighty four, one two, ten five."""
+    if number is None:
+        return amount
+    if isinstance(number, str):
+        replaces_zero = before in _TENS and amount < 10  # nineteen eighty, four
+        return f"{number[:-1] if replaces_zero else number}{amount}"
+    room = 10 if amount < 10 and before != "ten" else 100
+    return number + amount if number % room == 0 else f"{number}{amount}"
+
+
+def _times(number: _Number | None, factor: int) -> int | None:
+    """A number and then a hundred, a thousand …, which multiplies only what is below a thousand: two million, five → two million, five
+    thousand.
+
+    Returns:
+        None where digits in a row are no number, or not a whole one after multiplying.
+    """
+    if number is None:
+        return factor
+    if isinstance(number, int):
+        below = number % 1000
+        return number - below + below * factor
+    try:
+        product = Fraction(number) * factor if len(number) <= _MOST_DIGITS else None
+    except ValueError:  # 1.2.3
+        return None
+    return product.numerator if product is not None and product.denominator == 1 else None
