@@ -160,12 +160,12 @@ def restore(
         degradation: what to invert: blur, mask, pixelate, snow, colour, animorph, noise, or your own class as module:Class (then with
             --model).
         out: where the restored picture (or pictures) go; default: beside the image, NAME.restored.png.
-        steps_out: where a strip of the sampling's steps goes.
+        steps_out: where a strip of the sampling's steps goes (the more --strides, the more of them).
         severity: how degraded the picture is, 0 to 1; default: what its note says, else 1.
         sampler: improved (Algorithm 2), naive (Algorithm 1), estimated, or direct (one step); default: improved where the note tells the
             state of the degradation or none is needed, else direct.
-        strides: in how many strides to sample from the full severity, each one call of the network; default: as many as the model was
-            trained along, else every severity.
+        strides: in how many strides to sample from the full severity, each one call of the network; default: 2 with a model that was
+            trained to restore, every severity with one that was trained to generate.
         degrade: degrade the picture first.
         fit: how a picture meets a network for small images: tile (overlapping tiles), resize (the whole picture at the
             network's size), auto (resize up to twice that size, else tile).
@@ -266,8 +266,8 @@ def evaluate(
     Args:
         model: models to measure (shipped names or paths); default: all that ship.
         n: at most so many test images a model.
-        strides: in how many strides to sample restorations, a row each; default: as many as the model was trained along, else every
-            severity.
+        strides: in how many strides to sample restorations, a row each; default: 2 for models that were trained to restore, every
+            severity for those trained to generate.
         generated: images to generate for each way of generating; 0: none.
         figure: whether to draw the figure, of the models that are named and all that ship.
         out: folder for the tables (evaluate.json, generate.json, degraded.json) and figure.png; default: results/cold_diffusion.

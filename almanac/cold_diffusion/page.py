@@ -5,7 +5,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,8 @@ def _pick(kind: str, images: str, event: gr.SelectData) -> tuple[_Example, str, 
 def _restored(
     restorer: Restorer, picture: Image.Image, severity: float, times: int, seed: int, progress: Callable
 ) -> str:
-    """Degrade a picture, restore it in three ways, and show all with their distances from the original."""
+    """Degrade a picture, restore it in three ways, step by step as in the paper, and show all with their distances from the original."""
+    restorer = replace(restorer, strides=None)
     side = restorer.size * times
     original = pictures.to_tensor(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS), restorer.channels)
     t = degrade.step_of(restorer.degradation, severity)

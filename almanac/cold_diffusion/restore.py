@@ -14,13 +14,17 @@ from torch import Tensor
 from almanac.cold_diffusion import published
 from almanac.cold_diffusion.degradations import Degradation, Images, State, from_json
 from almanac.cold_diffusion.model import Unet, UnetConfig
-from almanac.cold_diffusion.recipes import recipe
+from almanac.cold_diffusion.recipes import RESTORATION, recipe
 from almanac.runtime import checkpoint, device, hub
 from almanac.runtime.errors import UserError
 
 Sampler = Literal["improved", "naive", "estimated", "direct"]
 """improved: Algorithm 2; naive: Algorithm 1; estimated: as naive, with the noise (or the other image) estimated anew at each step;
 direct: one call of the network."""
+
+RESTORATION_STRIDES = 2
+"""Strides of a restoration: a first look, and a second one when half is undone. More lose in every measure what a short training
+did not teach (docs/log.md)."""
 
 Severities = Int[Tensor, " batch"]
 
@@ -46,6 +50,8 @@ class Restorer:
     device: torch.device
     strides: int | None = None
     """In how many strides it samples from the full severity; None: through every severity."""
+    clip: bool = False
+    """Whether its estimates are kept within [−1, 1]."""
 
     @property
     def channels(self) -> int:
@@ -61,7 +67,8 @@ class Restorer:
         """R(x_t, t), in bfloat16 where that is faster; the result is float32, as the sampler's differences need it."""
         time = torch.full((len(degraded),), t - 1, device=degraded.device)
         with device.autocast(self.device):
-            return self.model(degraded, time).float()
+            estimate = self.model(degraded, time).float()
+        return estimate.clamp(-1, 1) if self.clip else estimate
 
 
 def load(name: str, device_name: str = "auto", degradation: str | None = None, strides: int | None = None) -> Restorer:
@@ -73,8 +80,7 @@ def load(name: str, device_name: str = "auto", degradation: str | None = None, s
         device_name: `auto`, `cpu` or `cuda`.
         degradation: for an official file: `blur`, or `blur@cifar10` where the settings depend on the set of images; for a
             model of the person's own degradation: `module:Class`.
-        strides: in how many strides it samples; None: in as many as it was trained along (`train.Preset.strides`), and through every
-            severity if that is one.
+        strides: in how many strides it samples; None: `RESTORATION_STRIDES` if it was trained to restore, every severity if to generate.
 
     Raises:
         UserError: there is no such model, it is damaged, or of another system.
@@ -92,9 +98,10 @@ def load(name: str, device_name: str = "auto", degradation: str | None = None, s
         tensors, facts = checkpoint.load_weights(path, "cold_diffusion")
         model, found, prior = _ours(path, tensors, facts, degradation)
     model = model.to(where, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
-    trained = facts.get("strides", 1)
-    strides = strides if strides is not None or trained == 1 else trained
-    return Restorer(model, found, facts["data"], facts["size"], prior, where, strides)
+    of_the_paper = found in RESTORATION.get(facts["data"], {}).values()
+    restores = facts["purpose"] == "restoration" if "purpose" in facts else of_the_paper
+    strides = strides if strides is not None or not restores else RESTORATION_STRIDES
+    return Restorer(model, found, facts["data"], facts["size"], prior, where, strides, restores)
 
 
 def shipped() -> list[str]:
