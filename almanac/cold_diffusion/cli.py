@@ -209,7 +209,8 @@ def generate(
         out: where the sheet of images goes.
         steps_out: where a strip of the first image's steps goes.
         sampler: improved (Algorithm 2), naive (Algorithm 1), estimated (for noise and animorph: DDIM), or direct (one step).
-        strides: in how many strides to sample, each one call of the network; default: every severity.
+        strides: in how many strides to sample, each one call of the network; default: every severity, or 2 with a model that was
+            trained to restore.
         symmetry_noise: standard deviation of the noise that breaks the symmetry of a constant start, on [−1, 1]; 0: none.
         model: shipped name, path, or hf://owner/repo/file; default: the shipped colour model for the degradation.
         seed: of the starts.

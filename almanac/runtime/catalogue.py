@@ -100,6 +100,12 @@ DATA: dict[str, DataSet] = {
                 816_730,
                 "b34b360dbb493e781e479794586d661700670d65564001f23024971d1f2fa126",
             ),
+            Source(
+                f"{_WHISPER.removesuffix('assets')}normalizers/english.json",
+                "english.json",
+                56_128,
+                "6607f948be9824d2e1b2fa2223cd94c06c45afa4e05ea0e3d5e1f2bdffde2465",
+            ),
         ),
     ),
 }

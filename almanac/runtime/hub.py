@@ -128,8 +128,8 @@ def repository(name: str, files: Sequence[str]) -> Path:
         raise UserError(f"there is no folder {name}", "give the path of a model's folder, or hf://owner/repo")
     from huggingface_hub import snapshot_download
 
-    owner, repo, *more = name.removeprefix("hf://").split("/")
-    if not (owner and repo) or more:
+    owner, _, repo = name.removeprefix("hf://").partition("/")
+    if not (owner and repo) or "/" in repo:
         raise UserError(f"'{name}' is not of the form hf://owner/repo", "name a repository, not a file in it")
     return _fetched(name, lambda: snapshot_download(f"{owner}/{repo}", allow_patterns=list(files)))
 

@@ -4,6 +4,7 @@ official `audio.py`). What is heard in it is left to the other rooms."""
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,10 +125,10 @@ def fit_frames(mel: Float[Tensor, "*batch mels frames"], frames: int) -> Float[T
     return F.pad(mel[..., :frames], (0, max(0, frames - mel.shape[-1])))
 
 
-def _floats(block: "object") -> Samples:
-    return block.to_ndarray().reshape(-1).astype(np.float32) / 32768.0  # pyright: ignore[reportAttributeAccessIssue]
+def _floats(block: Any) -> Samples:
+    return block.to_ndarray().reshape(-1).astype(np.float32) / 32768.0
 
 
-def _streams(container: "object") -> str:
-    kinds = sorted({stream.type for stream in container.streams})  # pyright: ignore[reportAttributeAccessIssue]
+def _streams(container: Any) -> str:
+    kinds = sorted({stream.type for stream in container.streams})
     return ", ".join(str(kind) for kind in kinds) or "nothing"

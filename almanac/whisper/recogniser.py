@@ -90,7 +90,7 @@ def _find(name: str) -> Path:
         return hub.weights(f"whisper/{name}")
     if size in SIZES or size == "large-v1":
         return hub.repository(f"hf://openai/whisper-{size.removesuffix('-v1')}", _FILES)
-    if Path(name).is_dir() or (name.startswith("hf://") and name.count("/") == 3):
+    if Path(name).is_dir() or (name.startswith("hf://") and name.count("/") <= 3):  # not hf://owner/repo/file
         return hub.repository(name, _FILES)
     try:
         return hub.weights(name)

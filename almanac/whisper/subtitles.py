@@ -9,52 +9,13 @@ from typing import NamedTuple
 
 from almanac.runtime.errors import UserError
 from almanac.whisper.timing import Word
+from almanac.whisper.transcript import Segment, Transcript
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json")
 LONG_PAUSE = 3.0
 """s from the beginning of a word to that of the next, after which lines that run on over segments start a new cue."""
 _UNLIMITED = 1000
 """Characters of a line, or words of a cue, where no limit is given (official `iterate_result`)."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of speech."""
-
-    id: int
-    """Its place in the transcript, from 0."""
-    start: float
-    """s."""
-    end: float
-    """s."""
-    text: str
-    """With the space before it."""
-    tokens: list[int]
-    """Those of its text and of its times."""
-    temperature: float
-    """At which it was decoded."""
-    avg_logprob: float
-    """Mean log probability of its window's tokens."""
-    compression_ratio: float
-    """Of its window's text; high where the text repeats itself."""
-    no_speech_prob: float
-    """That its window holds no speech."""
-    seek: int = 0
-    """Frame at which its window began."""
-    words: list[Word] | None = None
-    """None where they were not timed."""
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a recording."""
-
-    text: str
-    """All of it."""
-    language: str
-    """Its code."""
-    segments: list[Segment]
-    """In order of time."""
 
 
 @dataclass(frozen=True)

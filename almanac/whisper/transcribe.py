@@ -13,9 +13,9 @@ from almanac.runtime.errors import UserError
 from almanac.whisper import audio, timing
 from almanac.whisper.decoding import Decoded, Options, decode, detect_language
 from almanac.whisper.recogniser import Recogniser
-from almanac.whisper.subtitles import Segment, Transcript
 from almanac.whisper.timing import Word
 from almanac.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Task, Tokenizer
+from almanac.whisper.transcript import Segment, Transcript
 
 Mel = Float[Tensor, "mels frames"]
 

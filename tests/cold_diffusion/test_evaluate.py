@@ -62,6 +62,16 @@ def test_generate_writes_a_sheet_and_a_strip(almanac, tmp_path):
     assert again.read_bytes() == out.read_bytes()
 
 
+def test_models_that_restore_take_two_strides_and_clip_and_those_that_generate_do_neither():
+    for name in restore.shipped():
+        found = restore.load(name, "cpu")
+        restores = name.startswith("cold_diffusion/mnist-")
+        assert (found.strides, found.clip) == ((2, True) if restores else (None, False)), name
+        steps = found.degradation.steps
+        assert len(found.path(steps)) == (2 if restores else steps)
+        assert len(restore.load(name, "cpu", strides=3).path(steps)) == 3
+
+
 @pytest.mark.parametrize("name", restore.shipped())
 def test_every_shipped_model_loads(name):
     restorer = restore.load(name, "cpu")

@@ -1,5 +1,6 @@
 """Laws of sampling."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -95,6 +96,15 @@ def test_strides_are_even_and_fall_from_where_sampling_begins(steps, strides):
     assert max(lengths) - min(lengths) <= 1
     for t in range(1, steps + 1):
         assert restore.severities(steps, t, strides) == [t, *(s for s in whole if s < t)]
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_restorer_that_clips_stays_within_the_range_of_images(clip):
+    found = replace(restorer(Blur(3)), clip=clip)
+    found.model.final_conv[-1].bias.data += 5
+    estimate = found(images(), 2)
+    assert (estimate.max() <= 1) == clip
+    assert estimate.shape == images().shape
 
 
 @pytest.mark.parametrize("strides", [0, -3])

@@ -359,3 +359,12 @@ def test_a_file_of_the_hub_is_fetched_and_a_missing_one_is_a_user_error(server: 
     assert found == "from the hub"
     assert missing.startswith("'hf://owner/repo/none.txt could not be fetched: 404")
     assert missing.count("\\n") == 1
+
+
+def test_a_repository_is_a_folder_or_named_whole(tmp_path):
+    assert hub.repository(str(tmp_path), ["*.json"]) == tmp_path
+    with pytest.raises(UserError, match="there is no folder"):
+        hub.repository(str(tmp_path / "missing"), ["*.json"])
+    for malformed in ("hf://owner", "hf://owner/repo/file", "hf:///repo"):
+        with pytest.raises(UserError, match="not of the form hf://owner/repo"):
+            hub.repository(malformed, ["*.json"])
