@@ -63,17 +63,22 @@ def _entry(path: Path, line: int, row: dict[str, str | None]) -> Entry:
     return Entry(values["id"], found, language, values["text"], task, values["speaker"], values["source"])
 
 
-def write(path: Path, entries: Iterable[Entry]) -> None:
+def write(path: Path, entries: Iterable[Entry], **more: Sequence[str]) -> None:
     """Write a list, with paths relative to it where they lie below it.
+
+    Args:
+        path: the file.
+        entries: the recordings.
+        more: further columns, with a value for each recording.
 
     Raises:
         UserError: it could not be written.
     """
-    lines = ["\t".join(_COLUMNS)]
-    for entry in entries:
+    lines = ["\t".join((*_COLUMNS, *more))]
+    for entry, *further in zip(entries, *more.values(), strict=True):
         below = entry.path.is_relative_to(path.parent)
         where = entry.path.relative_to(path.parent) if below else entry.path.resolve()
-        values = (entry.id, str(where), entry.language, entry.text, entry.task, entry.speaker, entry.source)
+        values = (entry.id, str(where), entry.language, entry.text, entry.task, entry.speaker, entry.source, *further)
         lines.append("\t".join(" ".join(value.split()) for value in values))
     checkpoint.write_atomic(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
