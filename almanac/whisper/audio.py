@@ -1,5 +1,5 @@
 """Sound in: any container's audio as 16 kHz mono (PyAV decodes it), and the log-mel spectrogram that the encoder reads (paper §2.2;
-official `audio.py`). What is heard in it is left to the other rooms."""
+official `audio.py`), of recordings of any length. What is heard in it is left to the other rooms."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 
+from almanac.runtime import console
 from almanac.runtime.errors import UserError
 
 SAMPLE_RATE = 16_000
@@ -23,10 +24,20 @@ HOP = 160
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 
 Samples = Float[np.ndarray, " samples"]
+"""Sound in [−1, 1], mono at `SAMPLE_RATE`."""
+Pcm = Int16[np.ndarray, " samples"]
+"""The same in 16 bits, as it comes out of a file: half the memory, 115 MB an hour."""
+_PCM_RANGE = 32_768
+_MISSING = 0.5
+"""s; a file that is so much shorter than it says, and by 1 %, is damaged."""
+_BLOCK = 12_000
+"""Frames in which `LogMel` looks for the loudest at once: 2 minutes, 50 MB."""
 
 
 def read(path: Path | str) -> Samples:
     """The sound of a file as float32 in [−1, 1], mono at `SAMPLE_RATE`; several channels are averaged.
+
+    Of a file that is damaged or breaks off, this is what can be decoded, and a remark says so.
 
     Args:
         path: an audio or video file of any kind that FFmpeg knows.
@@ -34,43 +45,114 @@ def read(path: Path | str) -> Samples:
     Raises:
         UserError: there is no such file, it is not a media file or has no sound; or nothing of it could be decoded.
     """
-    blocks = list(read_blocks(path))
-    if not sum(map(len, blocks)):
+    return floats(read_pcm(path))
+
+
+def read_pcm(path: Path | str) -> Pcm:
+    """The same in 16 bits, for recordings of hours."""
+    held = bytearray()  # grows in place, where joining blocks would take all of it twice
+    for block in _decoded(path):
+        held += block.tobytes()
+    if not held:
         raise UserError(f"{path} holds no sound (0 seconds)", "check that the recording is not empty or cut short")
-    return np.concatenate(blocks)
+    return np.frombuffer(held, np.int16)
 
 
 def read_blocks(path: Path | str) -> Iterator[Samples]:
-    """The same, a piece at a time, so that a long file need not be in memory at once. A file that breaks off in the middle
-    gives what could be decoded of it."""
+    """The same as `read`, a piece at a time, so that a long file need not be in memory at once."""
+    return map(floats, _decoded(path))
+
+
+def floats(samples: Samples | Pcm) -> Samples:
+    """Sound as float32 in [−1, 1]."""
+    return samples.astype(np.float32) / _PCM_RANGE if samples.dtype == np.int16 else samples
+
+
+def _decoded(path: Path | str) -> Iterator[Pcm]:
     import av
     from av.error import FFmpegError
 
     found = Path(path)
     if not found.is_file():
-        raise UserError(f"there is no file {path}", "check the path")
+        what = f"{path} is a folder" if found.is_dir() else f"there is no file {path}"
+        raise UserError(what, "give the path of an audio or video file")
     if found.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)", "check that the recording was saved")
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    decoded = False
+    heard, damage = 0, ""
     try:
-        with av.open(str(found), metadata_errors="ignore") as container:
+        # a playlist must not lead to the network; and an absolute path is no URL, whatever is in its name
+        options = {"protocol_whitelist": "file"}
+        with av.open(str(found.absolute()), metadata_errors="ignore", options=options) as container:
             if not container.streams.audio:
                 raise UserError(f"{path} has no sound in it (only {_streams(container)})", "give a file with audio")
-            try:
-                for frame in container.decode(audio=0):
-                    frame.pts = None  # gaps and jumps in the clock of a stream would make the resampler refuse
-                    for block in resampler.resample(frame):
-                        decoded = True
-                        yield _floats(block)
-                for block in resampler.resample(None):
-                    yield _floats(block)
-            except FFmpegError:
-                if not decoded:
-                    raise
+            declared = _declared_seconds(container)
+            resampler, setup = _resampler(), None
+            for frame in _frames(container):
+                if isinstance(frame, FFmpegError):
+                    damage = _reason(frame)
+                    continue
+                frame.pts = None  # gaps and jumps in the clock of a stream would make the resampler refuse
+                if setup not in (None, _setup(frame)):  # as where files were joined
+                    yield from map(_flat, resampler.resample(None))
+                    resampler = _resampler()
+                setup = _setup(frame)
+                for block in resampler.resample(frame):
+                    heard += block.samples
+                    yield _flat(block)
+            if setup is not None:
+                yield from map(_flat, resampler.resample(None))
+            if damage and not heard:
+                raise UserError(f"{path} is not a readable audio file ({damage})", "it may be damaged")
     except (FFmpegError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a readable audio file ({reason})", "it may be damaged or cut short") from None
+        hint = "it may be damaged, cut short, or another kind of file than its name says"
+        raise UserError(f"{path} is not a readable audio file ({_reason(error)})", hint) from None
+    missing = (declared or 0) - heard / SAMPLE_RATE
+    if missing > max(_MISSING, 0.01 * (declared or 0)):
+        console.log(f"{path} is damaged or cut short: {missing:.1f} s of {declared:.1f} s are missing")
+    elif damage:
+        console.log(f"{path} is damaged in places, which are left out ({damage})")
+
+
+def _frames(container: Any) -> Iterator[Any]:
+    """Decoded frames, and the errors of what could not be decoded between them; an error in the container ends it."""
+    from av.error import FFmpegError
+
+    packets = container.demux(container.streams.audio[0])
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError as error:
+            yield error
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except FFmpegError as error:
+            yield error
+
+
+def _resampler() -> Any:
+    import av
+
+    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+
+
+def _setup(frame: Any) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _declared_seconds(container: Any) -> float | None:
+    """How long the sound should last; None where the file does not say."""
+    stream = container.streams.audio[0]
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1  # the whole may last as long as its pictures
+    return container.duration / 1e6 if alone and container.duration is not None else None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def log_mel(audio: Float[Tensor, " samples"], n_mels: int = 80, padding: int = 0) -> Float[Tensor, "mels frames"]:
@@ -86,11 +168,56 @@ def log_mel(audio: Float[Tensor, " samples"], n_mels: int = 80, padding: int = 0
     audio = F.pad(audio, (0, padding))
     if len(audio) <= WINDOW // 2:  # reflection at the edges needs more than half a window
         audio = F.pad(audio, (0, WINDOW // 2 + 1 - len(audio)))
+    edge = WINDOW // 2
+    mirrored = F.pad(audio[None], (edge, edge), mode="reflect")[0]
+    log = _log_power(mirrored, n_mels)[:, : len(audio) // HOP]
+    return _scaled(log, log.max())
+
+
+class LogMel:
+    """The log-mel spectrogram of a recording of any length, made where it is asked for: the frames of `log_mel` of the whole, with
+    no more than a part of it in memory.
+
+    Args:
+        samples: the recording; silence follows it.
+        n_mels: 80, or 128 for large-v3 and turbo.
+        device: where it is computed.
+    """
+
+    def __init__(self, samples: Samples | Pcm, n_mels: int, device: torch.device):
+        self._samples, self._n_mels, self._device = samples, n_mels, device
+        self.frames = len(samples) // HOP
+        """How many there are before the silence."""
+        last = self.frames + WINDOW // (2 * HOP) + 1  # frames of the silence hear the end
+        blocks = ((first, min(first + _BLOCK, last)) for first in range(0, last, _BLOCK))
+        self._loudest = torch.stack([self._log(*block).max() for block in blocks]).max()
+
+    def __call__(self, first: int, last: int) -> Float[Tensor, "mels frames"]:
+        """The frames from `first` up to `last`, which may lie in the silence behind the recording."""
+        return _scaled(self._log(first, last), self._loudest)
+
+    def _log(self, first: int, last: int) -> Float[Tensor, "mels frames"]:
+        edge = WINDOW // 2
+        begin, end = first * HOP - edge, (last - 1) * HOP + edge
+        part = torch.from_numpy(floats(self._samples[max(0, begin) : max(0, end)])).to(self._device)
+        part = F.pad(part, (0, end - max(0, begin) - len(part)))
+        if begin < 0:
+            part = F.pad(part, (0, max(0, edge + 1 - len(part))))  # reflection needs more than it mirrors
+            part = F.pad(part[None], (-begin, 0), mode="reflect")[0][: end - begin]
+        return _log_power(part, self._n_mels)
+
+
+def _log_power(audio: Float[Tensor, " samples"], n_mels: int) -> Float[Tensor, "mels frames"]:
+    """Base-10 logarithm of the power in each mel filter, of every whole window."""
     window = torch.hann_window(WINDOW, device=audio.device)
-    spectrum = torch.stft(audio, WINDOW, HOP, window=window, return_complex=True)[:, :-1]
+    spectrum = torch.stft(audio, WINDOW, HOP, window=window, center=False, return_complex=True)
     mel = mel_filters(n_mels).to(audio.device) @ spectrum.abs() ** 2
-    log = mel.clamp(min=1e-10).log10()
-    return (torch.maximum(log, log.max() - 8) + 4) / 4
+    return mel.clamp(min=1e-10).log10()
+
+
+def _scaled(log: Float[Tensor, "mels frames"], loudest: Float[Tensor, ""]) -> Float[Tensor, "mels frames"]:
+    """Of roughly unit range, cut off 80 dB below the loudest."""
+    return (torch.maximum(log, loudest - 8) + 4) / 4
 
 
 @cache
@@ -125,8 +252,8 @@ def fit_frames(mel: Float[Tensor, "*batch mels frames"], frames: int) -> Float[T
     return F.pad(mel[..., :frames], (0, max(0, frames - mel.shape[-1])))
 
 
-def _floats(block: Any) -> Samples:
-    return block.to_ndarray().reshape(-1).astype(np.float32) / 32768.0
+def _flat(block: Any) -> Pcm:
+    return block.to_ndarray().reshape(-1)
 
 
 def _streams(container: Any) -> str:

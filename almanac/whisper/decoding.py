@@ -122,7 +122,7 @@ def decode(model: Whisper, tokenizer: Tokenizer, sound: Sound, options: Options)
     if options.beam_size:
         search = BeamSearch(len(sound), options.beam_size, options.patience, tokenizer.eot)
     else:
-        search = Sampling(len(start), options.temperature, tokenizer.eot, options.seed)
+        search = Sampling(len(start), options.temperature, tokenizer.eot, options.seed, group)
     sampled = start[:, :0]
     for count in range(limit):
         logits = model.decoder.logits(hidden[:, -1])
@@ -254,13 +254,14 @@ class Sampling:
         rows: how many.
         temperature: divides the logits; 0: the likeliest.
         eot: end of text.
-        seed: of what is drawn.
+        seed: of what is drawn; a window's draws do not depend on what is decoded beside it.
+        group: rows of a window.
     """
 
-    def __init__(self, rows: int, temperature: float, eot: int, seed: int):
-        self.temperature, self.eot, self.seed = temperature, eot, seed
+    def __init__(self, rows: int, temperature: float, eot: int, seed: int, group: int):
+        self.temperature, self.eot, self.seed, self.group = temperature, eot, seed, group
         self.logprobs: Tensor | None = None
-        self.generator: torch.Generator | None = None
+        self.generators: list[torch.Generator] = []
         self.ended: Bool[Tensor, " rows"] | None = None
 
     def extend(self, sampled: Tokens, logits: Logits, cache: Cache) -> tuple[Extended, bool]:
@@ -268,12 +269,14 @@ class Sampling:
         if self.logprobs is None or self.ended is None:
             self.logprobs = logits.new_zeros(len(logits))
             self.ended = torch.zeros_like(self.logprobs, dtype=torch.bool)
-            self.generator = torch.Generator(logits.device).manual_seed(self.seed)
+            windows = range(0, len(logits), self.group)
+            self.generators = [torch.Generator(logits.device).manual_seed(self.seed) for _ in windows]
         if self.temperature == 0:
             chosen = logits.argmax(-1)
         else:
             likelihoods = (logits / self.temperature).softmax(-1)
-            chosen = torch.multinomial(likelihoods, 1, generator=self.generator)[:, 0]
+            windows = zip(likelihoods.split(self.group), self.generators, strict=True)
+            chosen = torch.cat([torch.multinomial(own, 1, generator=draws)[:, 0] for own, draws in windows])
         logprob = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
         self.logprobs += torch.where(self.ended, 0.0, logprob)
         chosen = torch.where(self.ended, self.eot, chosen)

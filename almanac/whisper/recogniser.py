@@ -27,12 +27,12 @@ class Recogniser:
     model: Whisper
     tokenizer: Tokenizer
 
-    def encode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "1 positions state"]:
-        """What the encoder makes of a window, filled with silence where it is short."""
+    def encode(self, *mels: Float[Tensor, "mels _"]) -> Float[Tensor, "windows positions state"]:
+        """What the encoder makes of windows, filled with zeros where they are short."""
         parameter = self.model.decoder.positional_embedding
-        window = audio.fit_frames(mel, self.model.dims.frames).to(parameter.device, parameter.dtype)
+        windows = torch.stack([audio.fit_frames(mel, self.model.dims.frames) for mel in mels])
         with torch.inference_mode():
-            return self.model.encoder(window[None])
+            return self.model.encoder(windows.to(parameter.device, parameter.dtype))
 
 
 def load(name: str, device_name: str = "auto") -> Recogniser:
