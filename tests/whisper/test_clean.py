@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from almanac.runtime.errors import UserError
-from almanac.whisper import audio, manifest, subtitles
+from almanac.whisper import audio, manifest, recogniser, subtitles
 from almanac.whisper.clean import annotations, cut, duplicates, experiment, hearing, language, pipeline, sound, style
 from almanac.whisper.clean.limits import Limits
 from almanac.whisper.clean.rows import Heard, Row, Sound, each
@@ -386,9 +386,37 @@ def test_a_list_is_cleaned_once_and_for_all(listed, tmp_path):
     assert (tmp_path / "again.tsv").read_text() == out.read_text()
 
 
+def test_a_model_is_asked_where_there_is_one(listed, tmp_path):
+    model = tmp_path / "model.safetensors"
+    recogniser.save(small(), model, {})
+    report = tmp_path / "report.json"
+    facts = pipeline.run(listed, tmp_path / "out.tsv", LIMITS, model=str(model), device_name="cpu", report=report)
+    counts = {one["heuristic"]: one for one in facts["rows"]}
+    assert counts["misheard"]["dropped"] == 12  # it knows nothing, and hears syllables
+    assert facts["sources"][0]["wer"] >= 0.9
+    written = json.loads(report.read_text())
+    assert written["limits"] == vars(LIMITS)
+    assert {key: written[key] for key in facts} == facts
+
+
+def test_the_verb_says_what_it_counted(listed, tmp_path, capsys):
+    from almanac.whisper import cli
+
+    cli.clean(listed, out=tmp_path / "out.tsv", skip=("repeated",), json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kept"], facts["dropped"]) == (11, 3)
+    assert [one["heuristic"] for one in facts["rows"]] == ["cut", *pipeline.NAMES]
+    cli.clean(listed, out=tmp_path / "out.tsv")
+    shown = capsys.readouterr().out
+    assert "heuristic" in shown and "source" in shown and str(tmp_path / "out.dropped.tsv") in shown
+    assert all(name in cli.clean.__doc__ for name in pipeline.NAMES)
+
+
 def test_heuristics_can_be_left_out(listed, tmp_path):
     facts = pipeline.run(listed, tmp_path / "out.tsv", LIMITS, skip=("case", "repeated"))
     assert facts["kept"] == 12
+    with pytest.raises(UserError, match="the list itself"):
+        pipeline.run(listed, listed, LIMITS)
     with pytest.raises(UserError, match="no heuristic 'cases'") as error:
         pipeline.run(listed, tmp_path / "out.tsv", LIMITS, skip=("cases",))
     assert "case" in error.value.hint

@@ -36,13 +36,13 @@ def hear(model: Recogniser, entries: Sequence[Entry], sounds: Sequence[Float[np.
     Args:
         model: the model. One that knows English only hears English.
         entries: the recordings; each is transcribed in the language that is named for it, if the model knows that.
-        sounds: their samples, all not empty. Longer ones than a window are heard window by window.
+        sounds: their samples, all not empty. Those longer than a window are heard in equal parts.
     """
     frames = model.model.dims.frames
     windows = []
     for index, samples in enumerate(sounds):
         mel = audio.log_mel(torch.from_numpy(samples), model.model.dims.n_mels)
-        windows += [(index, part) for part in mel.split(frames, dim=-1)]
+        windows += [(index, part) for part in mel.tensor_split(-(-mel.shape[-1] // frames), dim=-1)]
     found: list[list[Heard]] = [[] for _ in entries]
 
     def known(window: tuple[int, torch.Tensor]) -> str:
@@ -53,7 +53,7 @@ def hear(model: Recogniser, entries: Sequence[Entry], sounds: Sequence[Float[np.
         alike = list(same)
         for first in range(0, len(alike), _BATCH):
             batch = alike[first : first + _BATCH]
-            sound = torch.cat([model.encode(part) for _, part in batch])
+            sound = model.encode(*(part for _, part in batch))
             for (index, _), heard in zip(batch, _decode(model, sound, language), strict=True):
                 found[index].append(heard)
     return [_together(parts) for parts in found]

@@ -1,13 +1,14 @@
 """Cleaning a list: what is known of each recording is gathered (and long ones are cut), the heuristics say what they have against it, and
 what is left, what is not, and why, is counted by heuristic and by source."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from almanac.runtime import checkpoint, console
 from almanac.runtime import cluster as ray
-from almanac.runtime import console
 from almanac.runtime.errors import UserError
 from almanac.whisper import manifest
 from almanac.whisper.clean import annotations, duplicates, hearing, language, sound, style
@@ -40,6 +41,7 @@ def run(
     device_name: str = "auto",
     address: str | None = None,
     seed: int = 0,
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Clean a list.
 
@@ -54,16 +56,21 @@ def run(
         device_name: where that runs.
         address: of a Ray cluster to spread the recordings over.
         seed: of which recordings without speech are kept.
+        report: where what is returned goes as JSON, with the limits.
 
     Returns:
         `n, kept, dropped, changed, out, dropped_out`, the tables `rows` (by heuristic) and `sources`, and `examples`.
 
     Raises:
-        UserError: a list can't be read or written; there is no such heuristic or model.
+        UserError: a list can't be read or written, or would be overwritten; there is no such heuristic or model.
     """
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out} is the list itself", "give --out another name: what is dropped would be lost")
     unknown = [name for name in skip if name not in NAMES]
     if unknown:
         raise UserError(f"there is no heuristic '{unknown[0]}'", f"one of: {', '.join(NAMES)}")
+    if model is not None and address is None:
+        hearing.load(model, device_name)  # before hours of cutting
     entries, tests = manifest.read(source), [entry for path in against for entry in manifest.read(path)]
     failed: list[Row] = []
     if cut_first:
@@ -77,7 +84,7 @@ def run(
     dropped_out = out.with_suffix(".dropped.tsv")
     manifest.write(out, [row.entry for row in kept])
     manifest.write(dropped_out, [row.entry for row in dropped], reasons=[_reasons(row) for row in dropped])
-    return {
+    facts = {
         "n": len(rows),
         "kept": len(kept),
         "dropped": len(dropped),
@@ -88,6 +95,10 @@ def run(
         "sources": by_origin(rows),
         "examples": examples(rows),
     }
+    if report is not None:
+        text = json.dumps({**facts, "limits": vars(limits)}, indent=1, ensure_ascii=False) + "\n"
+        checkpoint.write_atomic(report, lambda file: file.write(text.encode()))
+    return facts
 
 
 def heuristics(against: Sequence[Entry] = (), seed: int = 0) -> dict[str, Judge]:
