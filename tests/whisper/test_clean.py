@@ -132,6 +132,7 @@ def test_pieces_of_sentences_are_not_taken_for_lower_case():
         (annotations.speakers, "Speaker 2: Is it late? Sprecherin: Ja.", "Is it late? Ja."),
         (annotations.speakers, "My rule: never wait. He left — at last.", "My rule: never wait. He left — at last."),
         (annotations.sounds, "[MUSIC] Come in (laughs), please. ♪", "Come in, please."),
+        (annotations.sounds, "Venez [rires] ! Bonjour !", "Venez ! Bonjour !"),
         (annotations.sounds, "Gut (lacht). *seufzt* Und dann?", "Gut. Und dann?"),
         (annotations.sounds, "he wrote (and still writes) books", "he wrote (and still writes) books"),
         (annotations.markup, "<i>Tom &amp; Jerry</i> {\\an8}ran", "Tom & Jerry ran"),
@@ -492,11 +493,8 @@ def test_the_experiment_finds_what_it_hides():
 
 
 def test_real_sentences_pass_and_dirt_does_not(needs_data):
-    from almanac.runtime import hub
-
     needs_data("speech")
-    entries = [one for one in manifest.read(hub.data("speech") / "manifest.tsv") if one.source.startswith("rhasspy")]
-    rows = [Row(entry, Sound(len(entry.text) / 15, -3.0)) for entry in entries[::15]]
+    rows = [Row(entry, Sound(len(entry.text) / 15, -3.0)) for entry in experiment.entries()[::15]]
     table = {(one["unit"], one["dirt"]): one for one in experiment.measure(rows, LIMITS, seed=0)}
     assert table["sentences", "none"]["all"] <= 0.03
     for kind in ("upper case", "lower case", "no punctuation", "wrong language", "duplicates", "speakers", "sounds"):

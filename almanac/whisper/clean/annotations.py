@@ -22,7 +22,11 @@ def speakers(row: Row, limits: Limits) -> Verdict | None:
 
 def sounds(row: Row, limits: Limits) -> Verdict | None:
     """What is heard but not said ("[MUSIC]", "(laughs)", "*sighs*", ♪) is taken out. What else is in round brackets may be said."""
-    return _rewritten(row, lambda text: _SOUND.sub(" ", text), "describes sounds")
+
+    def silenced(text: str) -> str:
+        return _SOUND.sub(lambda found: "" if text[found.end() : found.end() + 1] in ",.!?;:" else " ", text)
+
+    return _rewritten(row, silenced, "describes sounds")
 
 
 def markup(row: Row, limits: Limits) -> Verdict | None:
@@ -47,7 +51,7 @@ def _rewritten(row: Row, rewrite: Callable[[str], str], fault: str) -> Verdict |
     text = rewrite(row.entry.text)
     if text == row.entry.text:
         return None
-    text = re.sub(r"\s+([,.!?;:])", r"\1", " ".join(text.split()))
+    text = " ".join(text.split())
     if not letters(text):
         return Verdict(f"{fault}, and nothing else")
     return Verdict(fault, replace(row.entry, text=text))
@@ -71,7 +75,7 @@ _NOISES = (
     r"аплодисменты|музыка|неразборчиво|笑い?|笑声|掌声|音[楽乐]|拍手|웃음|박수|음악"
 )
 _SOUND = regex.compile(
-    rf"\[[^\]]{{1,40}}\]|\*[^*]{{1,40}}\*|[♩♪♫♬]+|[(（][^()（）]{{0,20}}\b(?:{_NOISES})\b[^()（）]{{0,20}}[)）]",
+    rf"\s*(?:\[[^\]]{{1,40}}\]|\*[^*]{{1,40}}\*|[♩♪♫♬]+|[(（][^()（）]{{0,20}}\b(?:{_NOISES})\b[^()（）]{{0,20}}[)）])",
     regex.IGNORECASE,
 )
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^}]*\}")

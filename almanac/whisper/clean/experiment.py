@@ -10,10 +10,15 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from almanac.runtime import hub
+from almanac.whisper import manifest
 from almanac.whisper.clean import pipeline
 from almanac.whisper.clean.limits import Limits
 from almanac.whisper.clean.rows import Row, Sound
+from almanac.whisper.manifest import Entry
 
+SOURCES = ("rhasspy-nathalie", "rhasspy-kerstin", "picovoice-leopard", "picovoice-cheetah", "coqui-ljspeech")
+"""Sources of the development data whose texts people wrote, with punctuation and capitals."""
 SHARE = 0.25
 """Part of the recordings, or of the sources, that is made dirty."""
 _SOURCES = 16
@@ -36,6 +41,16 @@ class Dirt:
     """Whether a source is dirty or clean as a whole."""
     copies: bool = False
     """Whether what is dirty is there in addition to what was clean."""
+
+
+def entries() -> list[Entry]:
+    """The recordings of `SOURCES`.
+
+    Raises:
+        UserError: the data are not at hand.
+    """
+    found = manifest.read(hub.data("speech") / "manifest.tsv")
+    return [entry for entry in found if entry.source in SOURCES and entry.text]
 
 
 def measure(rows: Sequence[Row], limits: Limits, seed: int) -> list[dict[str, Any]]:
