@@ -132,6 +132,12 @@ def router(recognisers: Mapping[str, Recogniser], limits: Limits = Limits(), see
     return api
 
 
+def short_name(model: str) -> str:
+    """What clients call a model that is loaded by this name: without its path, and without the ending of its file."""
+    path = Path(model)
+    return path.stem if path.suffix in (".safetensors", ".pt", ".pth") else path.name
+
+
 async def _answer(
     request: Request,
     file: Upload,

@@ -13,10 +13,14 @@ from itertools import takewhile
 from typing import IO, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from almanac.runtime.errors import UserError
 from almanac.whisper import audio
 from almanac.whisper.stream import Stream, Update
+
+Piece = Float[np.ndarray, " _"]
+"""Some of the sound, mono at `audio.SAMPLE_RATE`; pieces need not be equally long."""
 
 RECORDERS = {
     "arecord": "-q -t raw -f S16_LE -r 16000 -c 1",
@@ -49,9 +53,7 @@ class Arrivals:
         self.closed = False
         self._chunk = round(chunk_seconds * audio.SAMPLE_RATE)
         self._change = threading.Condition()
-        self._waiting: deque[audio.Samples | Exception | None] = (
-            deque()
-        )  # None, or what went wrong: the input ends here
+        self._waiting: deque[Piece | Exception | None] = deque()  # None, or what went wrong: the input ends here
         self._brought, self._began, self._live = 0, 0.0, True
 
     @property
@@ -107,7 +109,7 @@ class Arrivals:
                 raise error
             return Arrived(samples, late, ended)
 
-    def _front(self) -> list[audio.Samples]:
+    def _front(self) -> list[Piece]:
         """What comes before the end."""
         front = takewhile(lambda piece: isinstance(piece, np.ndarray), self._waiting)
         return list(front)  # pyright: ignore[reportReturnType]
@@ -137,7 +139,7 @@ def follow(listening: Stream, arrivals: Arrivals, turn: AbstractContextManager[o
             return
 
 
-def arriving(blocks: Iterable[audio.Samples], chunk_seconds: float) -> Arrivals:
+def arriving(blocks: Iterable[Piece], chunk_seconds: float) -> Arrivals:
     """Take in sound in a thread of its own, until it ends."""
     arrivals = Arrivals(chunk_seconds)
 
@@ -153,7 +155,7 @@ def arriving(blocks: Iterable[audio.Samples], chunk_seconds: float) -> Arrivals:
     return arrivals
 
 
-def played(blocks: Iterable[audio.Samples]) -> Iterator[audio.Samples]:
+def played(blocks: Iterable[Piece]) -> Iterator[Piece]:
     """Sound at the speed at which it was spoken."""
     begun, heard = time.monotonic(), 0.0
     for block in blocks:
@@ -164,7 +166,7 @@ def played(blocks: Iterable[audio.Samples]) -> Iterator[audio.Samples]:
             yield piece
 
 
-def pcm(file: IO[bytes]) -> Iterator[audio.Samples]:
+def pcm(file: IO[bytes]) -> Iterator[Piece]:
     """Raw sound, 16-bit little-endian mono at `audio.SAMPLE_RATE`, from a file that has no buffer or is read to its end."""
     odd = b""
     while data := file.read(2 * _BLOCK):
@@ -179,7 +181,7 @@ def floats(data: bytes) -> audio.Samples:
     return audio.floats(np.frombuffer(data, "<i2").astype(np.int16))
 
 
-def microphone() -> Iterator[audio.Samples]:
+def microphone() -> Iterator[Piece]:
     """What a microphone hears, until the program is interrupted.
 
     Raises:
@@ -203,7 +205,7 @@ def microphone() -> Iterator[audio.Samples]:
         raise UserError(f"no microphone can be heard ({recorder}: {reason})", "connect one, or give a file")
 
 
-def standard_input() -> Iterator[audio.Samples]:
+def standard_input() -> Iterator[Piece]:
     """Raw sound from stdin.
 
     Raises:

@@ -157,10 +157,9 @@ class Stream:
 
     def finish(self) -> Update:
         """Commit all that is left, as the input ends. What is fed after that begins anew."""
-        new = len(self._pending) > 0
         self._take(len(self._pending))
         found = self._guess
-        if new and (self._speaking or not self._quiet().all()):
+        if self._guessed_until < self._end and (self._speaking or not self._quiet().all()):
             found = self._listen()
         committed = self._commit((self._guess or []) if found is None else found, self._end)
         self._let_go(self._end)

@@ -30,6 +30,7 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from almanac import systems
 from almanac.runtime import serving
 from almanac.whisper import api, audio, recogniser, stream, subtitles, transcribe
 from almanac.whisper.decoding import Options
@@ -480,6 +481,7 @@ def test_a_listener_that_leaves_frees_its_place(server):
     wait_until_idle(server)
 
 
+@pytest.mark.skipif(systems.find("whisper") is None, reason="whisper is not in the table of systems")
 def test_serve_prints_a_curl_line_that_works(tmp_path):
     model = untrained.small()
     recogniser.save(model, tmp_path / "own.safetensors", {})
