@@ -20,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --no-deps openai-whisper==20250625 # it asks for triton, which it uses on GPUs only
 	@command -v chromium >/dev/null || $(MAKE) --no-print-directory debian PACKAGES="chromium fonts-noto-color-emoji"
+	@command -v flite >/dev/null || $(MAKE) --no-print-directory debian PACKAGES=flite
 	@touch $@
 
 # Debian packages, when we may install them; else a line that says what is missing (browser tests skip without Chromium).

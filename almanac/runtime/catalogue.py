@@ -83,6 +83,12 @@ DATA: dict[str, DataSet] = {
         (("noto_64_webp.zip",),),
         how="install the font Noto Color Emoji (Debian: fonts-noto-color-emoji), or put pictures as noto_64_webp.zip",
     ),
+    "speech": DataSet(
+        "speech",
+        "CC BY-SA 4.0 (Free Spoken Digit Dataset), CC0 (rhasspy's Nathalie and Kerstin); see its PROVENANCE.md for the clips",
+        (("manifest.tsv",),),
+        how="put recordings and their list, manifest.tsv,",
+    ),
     "whisper-vocabulary": DataSet(
         "speech/assets",
         "MIT (OpenAI)",

@@ -120,6 +120,12 @@ class MultiHeadAttention(nn.Module):
         """Channels cut into heads."""
         return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
+    def project(
+        self, x: Float[Tensor, "batch length state"], other: Float[Tensor, "batch positions state"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of x, keys and values of `other`, each cut into heads."""
+        return self.heads(self.query(x)), self.heads(self.key(other)), self.heads(self.value(other))
+
     def _merge(self, x: Float[Tensor, "batch heads length size"]) -> Float[Tensor, "batch length state"]:
         """Heads side by side, and out."""
         return self.out(x.transpose(1, 2).flatten(2))
@@ -132,8 +138,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch length state"]:
         """Attend to `other`, or to x itself; causal: only to what came before."""
         source = x if other is None else other
-        query, key, value = self.heads(self.query(x)), self.heads(self.key(source)), self.heads(self.value(source))
-        return self._merge(F.scaled_dot_product_attention(query, key, value, is_causal=causal))
+        return self._merge(_attend(*self.project(x, source), causal))
 
     def weights(
         self, x: Float[Tensor, "batch length state"], other: Float[Tensor, "batch positions state"]
@@ -142,7 +147,8 @@ class MultiHeadAttention(nn.Module):
         scale = (x.shape[-1] // self.n_head) ** -0.25
         query, key = self.heads(self.query(x)) * scale, self.heads(self.key(other)) * scale
         products = (query @ key.transpose(-1, -2)).float()
-        return self._merge(products.softmax(-1).to(x.dtype) @ self.heads(self.value(other))), products
+        value = self.heads(self.value(other))
+        return self._merge(products.softmax(-1).to(value.dtype) @ value), products
 
     def read(self, x: Float[Tensor, "rows length state"], keys: Tensor, values: Tensor, seen: int) -> Tensor:
         """Attend to the tokens of a cache's layer after adding x to them.
@@ -155,9 +161,8 @@ class MultiHeadAttention(nn.Module):
         """
         length = x.shape[1]
         now = slice(seen, seen + length)
-        keys[:, :, now], values[:, :, now] = self.heads(self.key(x)), self.heads(self.value(x))
+        query, keys[:, :, now], values[:, :, now] = self.project(x, x)
         past_keys, past_values = keys[:, :, : seen + length], values[:, :, : seen + length]
-        query = self.heads(self.query(x))
         if seen or length == 1:  # one token looks at all
             mask = None if length == 1 else _causal(length, seen, x.device)
             return self._merge(F.scaled_dot_product_attention(query, past_keys, past_values, attn_mask=mask))
@@ -174,9 +179,21 @@ class MultiHeadAttention(nn.Module):
         rows, length, _ = x.shape
         sounds = len(keys)
         query = self.query(x).view(sounds, rows // sounds * length, self.n_head, -1).transpose(1, 2)
-        weights = (query * query.shape[-1] ** -0.5 @ keys).softmax(-1)
+        weights = ((query * query.shape[-1] ** -0.5).to(keys.dtype) @ keys).softmax(-1)
         heard = (weights @ values).transpose(1, 2).reshape(rows, length, -1)
         return self.out(heard)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Softmax attention over batch × heads × length × size. On the CPU in bfloat16, plain products are faster than torch's fused kernel,
+    most of all backwards (docs/log.md)."""
+    if query.is_cuda or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    products = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    if causal:
+        future = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        products = products.masked_fill(future, -torch.inf)
+    return products.softmax(-1) @ value
 
 
 class EncoderBlock(nn.Module):
@@ -249,6 +266,8 @@ class TextDecoder(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(n_ctx, n_state))
         self.blocks = nn.ModuleList(DecoderBlock(n_state, n_head) for _ in range(n_layer))  # pyright: ignore[reportAttributeAccessIssue]
         self.ln = LayerNorm(n_state)
+        self.head: nn.Module | None = None
+        """What makes logits instead of the table, where `fast` put one."""
 
     def forward(
         self, tokens: Int[Tensor, "batch length"], sound: Float[Tensor, "batch positions state"]
@@ -261,6 +280,8 @@ class TextDecoder(nn.Module):
 
     def logits(self, x: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch vocabulary"]:
         """How likely each token is next, by the same table that embeds them; float32."""
+        if self.head is not None:
+            return self.head(x).float()
         return F.linear(x, self.token_embedding.weight.to(x.dtype)).float()
 
     def begin(self, sound: Float[Tensor, "sounds positions state"], rows: int | None = None) -> Cache:

@@ -3,8 +3,9 @@
 
 import base64
 import binascii
+import json
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -85,6 +86,11 @@ class Tokenizer:
     def special(self, name: str) -> int:
         """The token `<|name|>`."""
         return self.encoding.encode_single_token(f"<|{name}|>")
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The ordinary tokens' bytes → their rank, which is their id."""
+        return {self.encoding.decode_single_token_bytes(token): token for token in range(self.eot)}
 
     @cached_property
     def eot(self) -> int:
@@ -218,6 +224,43 @@ def build(ranks: Ranks, languages: tuple[str, ...], seconds: float = 30.0, multi
     specials = {f"<|{name}|>": len(ranks) + index for index, name in enumerate(names)}
     encoding = tiktoken.Encoding("whisper", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
     return Tokenizer(encoding, languages, multilingual)
+
+
+def learn(texts: Iterable[str], size: int) -> Ranks:
+    """A vocabulary learnt from texts: all bytes, and their most frequent merges (`tokenizers` counts them).
+
+    Args:
+        texts: texts, with the space before them that they will have.
+        size: tokens in all, 256 at least.
+    """
+    from tokenizers import Regex
+    from tokenizers import Tokenizer as Learner
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Split
+    from tokenizers.pre_tokenizers import Sequence as Steps
+    from tokenizers.trainers import BpeTrainer
+
+    learner = Learner(BPE())
+    learner.pre_tokenizer = Steps(  # pyright: ignore[reportAttributeAccessIssue]
+        [Split(Regex(PATTERN), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    trainer = BpeTrainer(vocab_size=size, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    in_bytes = {letter: byte for byte, letter in byte_letters().items()}
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for pair in merges:
+        merged = bytes(in_bytes[letter] for letter in "".join(pair))
+        ranks.setdefault(merged, len(ranks))
+    return ranks
+
+
+def byte_letters() -> dict[int, str]:
+    """A printable letter for each byte, by which GPT-2's files write tokens: itself where it is printable, else the next one from
+    U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
 def read_ranks(path: Path) -> Ranks:

@@ -1,0 +1,192 @@
+"""What may happen to speech on its way to a microphone and from there: another speed, a room, noise, a telephone line, a codec; and
+SpecAugment on the spectrogram (Park et al. 2019). The paper trains without any but the last (large-v2), since 680,000 hours hold
+all of them; small sets do not."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.signal import butter, fftconvolve, sosfilt
+from torch import Tensor
+
+from almanac.whisper.audio import SAMPLE_RATE, Samples
+from almanac.whisper.speak import resample
+
+Random = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often what happens; the defaults are what our presets train with."""
+
+    speed: float = 0.8
+    """Share of utterances played faster or slower (their pitch goes along)."""
+    slowest: float = 0.84
+    fastest: float = 1.2
+    room: float = 0.3
+    """Share of windows in a room."""
+    noise: float = 0.5
+    """Share with noise behind the speech."""
+    snr_db: tuple[float, float] = (0.0, 40.0)
+    """Speech over noise."""
+    telephone: float = 0.12
+    """Share on a telephone line: 300 to 3,400 Hz, μ-law."""
+    codec: float = 0.06
+    """Share through a lossy codec."""
+    tilt: float = 0.3
+    """Share whose treble or bass is raised or lowered."""
+    masks: float = 0.5
+    """Share with bands of frequency and time masked."""
+
+
+NONE = Augmentation(speed=0.0, room=0.0, noise=0.0, telephone=0.0, codec=0.0, tilt=0.0, masks=0.0)
+"""Sound as it is."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Recorded noise and rooms; where there are none, made ones serve."""
+
+    noises: Sequence[Float[np.ndarray, " _"]] = ()
+    rooms: Sequence[Float[np.ndarray, " _"]] = ()
+    """Impulse responses."""
+
+
+def at_speed(samples: Samples, factor: float) -> Float[np.ndarray, " played"]:
+    """Played faster by a factor; the pitch rises with it."""
+    return samples if factor == 1 else resample(samples, SAMPLE_RATE * factor)
+
+
+def surroundings(samples: Samples, how: Augmentation, around: Surroundings, draw: Random) -> Samples:
+    """A window of speech as it might have been recorded: room, noise, tilt, telephone, codec, level; each by its chance."""
+    length = len(samples)
+    if draw.random() < how.room:
+        samples = in_room(samples, _room(around, draw))[:length]
+    if draw.random() < how.tilt:
+        samples = tilted(samples, draw.uniform(-6, 6))
+    if draw.random() < how.noise:
+        samples = with_noise(samples, background(length, around, draw), draw.uniform(*how.snr_db))
+    if draw.random() < how.telephone:
+        samples = telephone(samples)
+    if draw.random() < how.codec:
+        samples = through_codec(samples, *CODECS[int(draw.integers(len(CODECS)))])
+    if how is NONE:
+        return samples
+    return np.clip(samples * 10 ** (draw.uniform(-24, 6) / 20), -1, 1).astype(np.float32)
+
+
+def in_room(samples: Samples, response: Float[np.ndarray, " response"]) -> Samples:
+    """Convolved with a room's impulse response, the direct sound where it was."""
+    direct = int(np.abs(response).argmax())
+    wet = fftconvolve(samples, response)[direct : direct + len(samples)]
+    return (wet / (np.abs(response[direct]) + 1e-9)).astype(np.float32)
+
+
+def _room(around: Surroundings, draw: Random) -> Samples:
+    """A recorded room, or noise that dies away in 0.1 to 0.8 s (to −60 dB) behind the direct sound."""
+    if around.rooms and draw.random() < 0.5:
+        return around.rooms[int(draw.integers(len(around.rooms)))]
+    seconds = draw.uniform(0.1, 0.8)
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = draw.standard_normal(len(time)) * 10 ** (-3 * time / seconds) * draw.uniform(0.01, 0.08)
+    tail[: int(draw.uniform(0.001, 0.01) * SAMPLE_RATE)] = 0
+    tail[0] = 1
+    return tail.astype(np.float32)
+
+
+def with_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
+    """Noise added, so much weaker than the loud parts of the speech."""
+    loud = _rms(samples[np.abs(samples) >= 0.1 * np.abs(samples).max()])
+    return (samples + noise * (loud / (_rms(noise) * 10 ** (snr_db / 20)))).astype(np.float32)
+
+
+def background(length: int, around: Surroundings, draw: Random) -> Samples:
+    """Something that is not speech: recorded noise, coloured noise, hum, or a melody of tones."""
+    kind = draw.random()
+    if around.noises and kind < 0.55:
+        noise = around.noises[int(draw.integers(len(around.noises)))]
+        start = draw.integers(max(1, len(noise) - length))
+        return np.resize(noise[start : start + length], length)
+    if kind < 0.85:
+        return coloured(length, draw.uniform(-1, 2), draw)
+    time = np.arange(length) / SAMPLE_RATE
+    if kind < 0.93:
+        base = draw.choice((50.0, 60.0, draw.uniform(80, 400)))
+        return sum(np.sin(2 * np.pi * base * k * time) / k for k in range(1, 8)).astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
+    notes = np.repeat(220 * 2 ** (draw.integers(0, 24, 40) / 12), SAMPLE_RATE // draw.integers(2, 8))
+    return np.sin(2 * np.pi * np.cumsum(np.resize(notes, length)) / SAMPLE_RATE).astype(np.float32)
+
+
+def coloured(length: int, power: float, draw: Random) -> Samples:
+    """Noise whose power falls as 1 / frequency^power: white 0, pink 1, brown 2."""
+    spectrum = np.fft.rfft(draw.standard_normal(length))
+    frequency = np.maximum(np.arange(len(spectrum)), 1)
+    noise = np.fft.irfft(spectrum * frequency ** (-power / 2), length)
+    return (noise / _rms(noise)).astype(np.float32)
+
+
+def tilted(samples: Samples, decibels: float) -> Samples:
+    """The treble (above 1 kHz) raised by so much, or lowered."""
+    low = sosfilt(butter(1, 1000, "low", fs=SAMPLE_RATE, output="sos"), samples)
+    return (low + (samples - low) * 10 ** (decibels / 20)).astype(np.float32)
+
+
+def telephone(samples: Samples) -> Samples:
+    """300 to 3,400 Hz, in eight bits of μ-law (G.711)."""
+    band = sosfilt(butter(4, (300, 3400), "band", fs=SAMPLE_RATE, output="sos"), samples)
+    peak = np.abs(band).max() + 1e-9
+    squeezed = np.sign(band) * np.log1p(255 * np.abs(band / peak)) / np.log(256)
+    rounded = np.round(squeezed * 127) / 127
+    return (np.sign(rounded) * (256 ** np.abs(rounded) - 1) / 255 * peak).astype(np.float32)
+
+
+CODECS = (("libopus", "ogg", 48_000, 12_000), ("libopus", "ogg", 48_000, 24_000), ("mp3", "mp3", 16_000, 32_000))
+"""FFmpeg's name, container, rate (Hz) and bits a second."""
+
+
+def through_codec(samples: Samples, name: str, container: str, rate: int, bits: int) -> Samples:
+    """Encoded and decoded again."""
+    import av
+
+    sound = av.AudioFrame.from_ndarray((np.clip(samples, -1, 1) * 32767).astype(np.int16)[None], "s16", "mono")
+    sound.sample_rate = SAMPLE_RATE
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        stream: Any = out.add_stream(name, rate=rate, layout="mono")
+        stream.bit_rate = bits
+        resampler = av.AudioResampler(stream.format.name, "mono", rate, stream.codec_context.frame_size or None)
+        for frame in [*resampler.resample(sound), *resampler.resample(None), None]:
+            out.mux(stream.encode(frame))
+    file.seek(0)
+    back = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+    with av.open(file, "r") as found:
+        frames = [block for frame in found.decode(audio=0) for block in back.resample(frame)]
+    decoded = np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]).astype(np.float32) / 32768
+    return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
+
+
+def masked(mel: Float[Tensor, "mels frames"], draw: Random) -> Float[Tensor, "mels frames"]:
+    """SpecAugment: two bands of frequency and two of time become the mean."""
+    mels, frames = mel.shape
+    mel, mean = mel.clone(), mel.mean()
+    for _ in range(2):
+        width = int(draw.integers(0, max(2, mels * 15 // 80)))
+        first = int(draw.integers(0, mels - width))
+        mel[first : first + width] = mean
+        length = int(draw.integers(0, min(30, frames // 8) + 1))
+        first = int(draw.integers(0, frames - length))
+        mel[:, first : first + length] = mean
+    return mel
+
+
+def raised_floor(mel: Float[Tensor, "mels frames"], decibels: float) -> Float[Tensor, "mels frames"]:
+    """A window's spectrogram as it is in a recording that is so much louder elsewhere (the loudest point sets the floor)."""
+    return torch.maximum(mel, mel.max() + decibels / 40 - 2)
+
+
+def _rms(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(samples)) + 1e-12))

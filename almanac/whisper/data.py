@@ -1,0 +1,316 @@
+"""Speech to train on: recordings from lists, and speech made by machines in six languages, all in one `Corpus` on disk. The development
+sets are split as the card says: one digit speaker and the last tenth of the Dutch and German sentences are kept for testing, and so
+are some of the machines' voices. How windows are made of it is left to `sampler`."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import chain, starmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from almanac.runtime import console, hub
+from almanac.runtime.checkpoint import write_atomic
+from almanac.runtime.errors import UserError
+from almanac.whisper import audio, manifest
+from almanac.whisper import phrases as grammar
+from almanac.whisper.audio import SAMPLE_RATE, Samples
+from almanac.whisper.speak import FLITE_VOICES, Voice, has_flite, speak
+
+HELD_OUT_SPEAKER = "jackson"
+"""Of the spoken digits."""
+HELD_OUT_TENTH = 0.9
+"""Of the sentences by one speaker, those from here on are kept."""
+REAL = ("fsdd", "nathalie_nl", "kerstin_de")
+
+ACCENTS = {
+    "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan"),
+    "de": ("de",),
+    "nl": ("nl",),
+    "es": ("es", "es-419"),
+    "fr": ("fr", "fr-be", "fr-ch"),
+    "it": ("it",),
+}
+"""espeak-ng's languages."""
+VARIANTS = (
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m5",
+    "m7",
+    "f1",
+    "f2",
+    "f3",
+    "f5",
+    "klatt",
+    "klatt2",
+    "klatt4",
+    "adam",
+    "Alex",
+    "Alicia",
+    "Andy",
+    "Annie",
+    "anika",
+    "antonio",
+    "belinda",
+    "benjamin",
+    "boris",
+    "caleb",
+    "david",
+    "Denis",
+    "Diogo",
+    "ed",
+    "edward",
+    "Gene",
+    "grandma",
+    "grandpa",
+    "Henrique",
+    "ian",
+    "iven",
+    "iven2",
+    "Jacky",
+    "john",
+    "kaukovalta",
+    "Lee",
+    "linda",
+    "Marco",
+    "Mario",
+    "max",
+    "michel",
+    "miguel",
+    "Michael",
+    "Mike",
+    "norbert",
+    "pablo",
+    "paul",
+    "quincy",
+    "Reed",
+    "rob",
+    "robert",
+    "sandro",
+    "shelby",
+    "steph",
+    "steph3",
+    "Storm",
+    "travis",
+    "Tweaky",
+    "victor",
+    "zac",
+)
+"""Voices of espeak-ng that training hears."""
+HELD_OUT_VARIANTS = ("m6", "m8", "f4", "klatt3", "Hugo", "steph2", "pedro", "Andrea", "aunty", "edward2")
+"""Voices that it does not."""
+HELD_OUT_FLITE = "rms"
+_WORTH_PROCESSES = 2000
+"""Lines that take longer to say than processes to start."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A stretch of speech in a corpus."""
+
+    start: int
+    """Its first sample there."""
+    length: int
+    """Samples."""
+    language: str
+    text: str
+    source: str
+    """The set that it is from."""
+    speaker: str
+    english: str = ""
+    """Its translation, where there is one."""
+    words: list[tuple[str, float, float]] = field(default_factory=list)
+    """When each word was said, s; empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances, and their sound as 16 kHz int16 in one file that is read as needed."""
+
+    utterances: list[Utterance]
+    samples: np.ndarray
+
+    def sound(self, utterance: Utterance) -> Samples:
+        """Its samples, in [−1, 1]."""
+        stored = self.samples[utterance.start : utterance.start + utterance.length]
+        return stored.astype(np.float32) / 32768
+
+    @property
+    def hours(self) -> float:
+        """Of speech."""
+        return sum(utterance.length for utterance in self.utterances) / SAMPLE_RATE / 3600
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a corpus is made of."""
+
+    real: tuple[str, ...] = REAL
+    """Development sets, or paths of lists (`manifest`)."""
+    phrases: int = 4000
+    """Phrases of the closed domain a language."""
+    open: int = 3000
+    """Strings of common words, and sentences of the real sets, spoken by machines, a language; Dutch and German get twice as many."""
+    languages: tuple[str, ...] = grammar.LANGUAGES
+    voices: tuple[str, ...] = VARIANTS
+    """espeak-ng's variants; an empty string is the plain voice."""
+    flite: bool = True
+    """Whether flite's voices speak English too."""
+    seed: int = 0
+
+
+def prepare(recipe: Recipe) -> Corpus:
+    """A corpus, made the first time it is asked for, and kept in the cache."""
+    key = hashlib.sha256(json.dumps([asdict(recipe), has_flite()], sort_keys=True).encode()).hexdigest()[:16]
+    folder = hub.cache() / "whisper-corpus" / key
+    if not (folder / "index.json").is_file():
+        _make(recipe, folder)
+    index = json.loads((folder / "index.json").read_text())
+    samples = np.memmap(folder / "speech.i16", np.int16, "r")
+    known = [Utterance(**{**one, "words": [tuple(word) for word in one.get("words", [])]}) for one in index]
+    return Corpus(known, samples)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text for a machine to say."""
+
+    text: str
+    language: str
+    source: str
+    voice: Voice
+    english: str = ""
+
+
+def _make(recipe: Recipe, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    real = [(name, entry) for name in recipe.real for entry in train_entries(name)]
+    lines = [*phrase_lines(recipe), *_word_lines(recipe, [entry for _, entry in real])]
+    index, start = [], 0
+    with (
+        (folder / "speech.i16").open("wb") as file,
+        console.progress("collecting speech", len(real) + len(lines), "utterances") as advance,
+    ):
+        for samples, facts in chain(starmap(_recorded, real), _all_spoken(lines)):
+            file.write(samples.tobytes())
+            index.append({"start": start, "length": len(samples), **facts})
+            start += len(samples)
+            advance()
+    write_atomic(folder / "index.json", lambda out: out.write(json.dumps(index).encode()))
+
+
+def _all_spoken(lines: Sequence[Line]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Lines spoken, many of them by as many processes as there are cores."""
+    if len(lines) < _WORTH_PROCESSES:
+        yield from map(_spoken, lines)
+        return
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_spoken, lines, chunksize=100)
+
+
+def _recorded(name: str, entry: manifest.Entry) -> tuple[np.ndarray, dict[str, Any]]:
+    translated = entry.task == "translate"
+    facts = {
+        "language": entry.language,
+        "text": "" if translated else entry.text,
+        "english": entry.text if translated else "",
+        "source": Path(name).stem,
+        "speaker": entry.speaker,
+    }
+    return _stored(trimmed(audio.read(entry.path))), facts
+
+
+def _spoken(line: Line) -> tuple[np.ndarray, dict[str, Any]]:
+    said = speak(line.text, line.voice)
+    facts = {
+        "language": line.language,
+        "text": line.text,
+        "english": line.english,
+        "source": line.source,
+        "speaker": line.voice.name,
+        "words": [(word, round(start, 3), round(end, 3)) for word, start, end in said.words],
+    }
+    return _stored(said.samples), facts
+
+
+def _stored(samples: Samples) -> np.ndarray:
+    return (np.clip(samples, -1, 1) * 32767).astype(np.int16)
+
+
+def phrase_lines(recipe: Recipe) -> Iterator[Line]:
+    """Phrases of the closed domain with their translations, for the recipe's voices to say."""
+    draw = random.Random(recipe.seed)
+    for language in recipe.languages:
+        for _ in range(recipe.phrases):
+            phrase = grammar.phrase(draw)
+            english = "" if language == "en" else phrase["en"]
+            yield Line(phrase[language], language, "phrases", _voice(language, recipe, draw), english)
+
+
+def _word_lines(recipe: Recipe, real: Sequence[manifest.Entry]) -> Iterator[Line]:
+    draw = random.Random(recipe.seed + 1)
+    for language in recipe.languages:
+        sentences = [entry.text for entry in real if entry.language == language and " " in entry.text]
+        for _ in range(recipe.open * (2 if language in ("de", "nl") else 1)):
+            own = sentences and draw.random() < 0.4
+            text = draw.choice(sentences) if own else grammar.open_sentence(draw, language)
+            yield Line(text, language, "words", _voice(language, recipe, draw))
+
+
+def _voice(language: str, recipe: Recipe, draw: random.Random) -> Voice:
+    if language == "en" and recipe.flite and has_flite() and draw.random() < 0.15:
+        return Voice(f"flite:{draw.choice([name for name in FLITE_VOICES if name != HELD_OUT_FLITE])}")
+    variant = draw.choice(recipe.voices)
+    name = draw.choice(ACCENTS[language]) + (f"+{variant}" if variant else "")
+    return Voice(name, draw.randint(120, 230), draw.randint(15, 85), draw.randint(20, 80), draw.choice((0, 0, 0, 2, 5)))
+
+
+def trimmed(samples: Samples, margin: float = 0.06) -> Float[np.ndarray, " kept"]:
+    """Without the silence before and after, but a margin, s: what is 35 dB below the loudest 20 ms is silence."""
+    size = SAMPLE_RATE // 50
+    frames = np.resize(samples, (max(1, len(samples) // size), size))
+    power = np.square(frames).mean(1)
+    loud = np.flatnonzero(power > power.max() * 10**-3.5)
+    if not len(loud):
+        return samples
+    edge = int(margin * SAMPLE_RATE)
+    return samples[max(0, loud[0] * size - edge) : (loud[-1] + 1) * size + edge]
+
+
+def entries(name: str) -> list[manifest.Entry]:
+    """All recordings of a development set (`fsdd`, `nathalie_nl`, `kerstin_de`), or of a list.
+
+    Raises:
+        UserError: it is not at hand.
+    """
+    if name not in REAL:
+        return manifest.read(Path(name))
+    found = manifest.read(hub.data("speech") / "manifest.tsv")
+    return [entry for entry in found if name in entry.path.parts]
+
+
+def train_entries(name: str) -> list[manifest.Entry]:
+    """The part of a set that is trained on; all of a user's list."""
+    found = entries(name)
+    if name == "fsdd":
+        return [entry for entry in found if entry.speaker != HELD_OUT_SPEAKER]
+    return found[: round(len(found) * HELD_OUT_TENTH)] if name in REAL else found
+
+
+def test_entries(name: str) -> list[manifest.Entry]:
+    """The part that is kept for testing."""
+    trained = {entry.id for entry in train_entries(name)}
+    found = [entry for entry in entries(name) if entry.id not in trained]
+    if not found:
+        raise UserError(f"'{name}' has no part that is kept for testing", f"one of: {', '.join(REAL)}")
+    return found

@@ -1,0 +1,280 @@
+"""Windows of many tasks (paper §2.3): each is filled with speech of one language, more or less disturbed, and written down as the
+multitask format has it: transcribed or translated, with times or without, after what was said before or after nothing; or
+there is no speech in it. Batch n is a function of the seed and n."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from almanac.whisper import audio, augment
+from almanac.whisper.audio import SAMPLE_RATE, Samples
+from almanac.whisper.augment import Augmentation, Random, Surroundings
+from almanac.whisper.data import Corpus, Utterance
+from almanac.whisper.model import Dims
+from almanac.whisper.tokenizer import PATTERN, SECONDS_PER_TIMESTAMP, Task, Tokenizer
+
+IGNORED = -100
+"""The target where there is no loss."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What windows are made of."""
+
+    sources: dict[str, float] = field(
+        default_factory=lambda: {"fsdd": 2.0, "nathalie_nl": 2.5, "kerstin_de": 2.5, "phrases": 4.5, "words": 2.5}
+    )
+    """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
+    no_speech: float = 0.08
+    """Share of windows without speech."""
+    translate: float = 0.35
+    """Share of translations, where there is one."""
+    times: float = 0.6
+    """Share with times (the paper has no figure)."""
+    previous_text: float = 0.4
+    """Share that is told what was said before (paper: 0.5)."""
+    single: float = 0.2
+    """Share with one utterance; the others are filled up."""
+    bpe_dropout: float = 0.1
+    """Chance that a merge of tokens is left out (Provilkov et al. 2020)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows with their tokens."""
+
+    mel: Float[Tensor, "batch mels frames"]
+    tokens: Int[Tensor, "batch length"]
+    """What the decoder reads."""
+    targets: Int[Tensor, "batch length"]
+    """What comes after each; `IGNORED` where nobody asks."""
+    spelled: Int[Tensor, "batch said"]
+    """The ordinary tokens of what is said, in order, for a loss on the encoder alone; filled up with anything."""
+    said: Int[Tensor, " batch"]
+    """How many those are; −1 where they are not known: translations, and windows that end within an utterance."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a batch is made of."""
+
+    mel: Float[Tensor, "mels frames"]
+    tokens: list[int]
+    """From the previous text to the end of text."""
+    told: int
+    """How many of them come before the start of transcript."""
+    spelled: list[int] | None
+    """See `Batch`; None: not known."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A stretch of a window that is written as one."""
+
+    samples: Samples
+    text: str
+
+
+class Sampler:
+    """Batches of windows.
+
+    Args:
+        corpus: the speech.
+        tokenizer: the model's.
+        dims: its sizes.
+        mix: what windows are made of.
+        how: what happens to the sound.
+        around: recorded noise and rooms.
+        size: windows a batch.
+        seed: of everything.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        dims: Dims,
+        mix: Mix,
+        how: Augmentation,
+        around: Surroundings,
+        size: int,
+        seed: int,
+    ):
+        self.corpus, self.tokenizer, self.dims, self.mix = corpus, tokenizer, dims, mix
+        self.how, self.around, self.size, self.seed = how, around, size, seed
+        self.length = round(dims.seconds * SAMPLE_RATE)
+        self.room = dims.n_text_ctx // 2 - 8  # tokens of a text, so that decoding can write them all
+        groups: dict[str, dict[tuple[str, str], list[Utterance]]] = {}
+        for utterance in corpus.utterances:
+            longest = max(len(tokenizer.encode(" " + text)) for text in (utterance.text, utterance.english))
+            if utterance.length < self.length * how.slowest and longest + 4 < self.room:
+                voice = utterance.speaker if utterance.source == "fsdd" else ""
+                groups.setdefault(utterance.source, {}).setdefault((utterance.language, voice), []).append(utterance)
+        self.groups = {source: list(found.values()) for source, found in groups.items()}
+        self.sources = sorted(self.groups)
+
+    @cached_property
+    def _weights(self) -> list[float]:
+        return [self.mix.sources.get(source, 1.0) for source in self.sources]
+
+    def __call__(self, number: int) -> Batch:
+        """Batch `number`."""
+        windows = [self.window(np.random.default_rng((self.seed, number, row))) for row in range(self.size)]
+        longest = max(len(window.tokens) for window in windows)
+        tokens = torch.full((len(windows), longest - 1), self.tokenizer.eot)
+        targets = torch.full_like(tokens, IGNORED)
+        spelled = torch.zeros(len(windows), longest, dtype=torch.long)
+        said = torch.full((len(windows),), -1)
+        for row, window in enumerate(windows):
+            own = torch.tensor(window.tokens)
+            tokens[row, : len(own) - 1] = own[:-1]
+            targets[row, window.told : len(own) - 1] = own[window.told + 1 :]
+            if window.spelled is not None:
+                spelled[row, : len(window.spelled)] = torch.tensor(window.spelled, dtype=torch.long)
+                said[row] = len(window.spelled)
+        return Batch(torch.stack([window.mel for window in windows]), tokens, targets, spelled, said)
+
+    def window(self, draw: Random) -> Window:
+        """A window that is drawn."""
+        if draw.random() < self.mix.no_speech:
+            samples, tokens = self._without_speech(draw)
+            told, spelled = 0, []
+        else:
+            samples, tokens, told, spelled = self._with_speech(draw)
+        mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
+        if draw.random() < 0.3:
+            mel = augment.raised_floor(mel, draw.uniform(0, 60))
+        if draw.random() < self.how.masks:
+            mel = augment.masked(mel, draw)
+        return Window(mel, tokens, told, spelled)
+
+    def _with_speech(self, draw: Random) -> tuple[Samples, list[int], int, list[int] | None]:
+        mix, tokenizer = self.mix, self.tokenizer
+        source = self.sources[_choice(draw, self._weights)]
+        groups = self.groups[source]
+        group = groups[int(draw.integers(len(groups)))]
+        language = group[0].language
+        translate = bool(group[0].english) and draw.random() < mix.translate
+        task: Task = "translate" if translate else "transcribe"
+        times = bool(draw.random() < mix.times)
+        window, body = np.zeros(self.length, np.float32), []
+        cursor = int(draw.uniform(0, 0.8) ** 2 * SAMPLE_RATE)
+        alone, whole = draw.random() < mix.single, True
+        while True:
+            segment = self._segment(group, translate, draw)
+            start, end = cursor / SAMPLE_RATE, (cursor + len(segment.samples)) / SAMPLE_RATE
+            own = self.encode(segment.text, draw)
+            if body and len(body) + len(own) + 4 > self.room:
+                break
+            if body and end > self.dims.seconds:
+                if times and draw.random() < 0.6 and start < self.dims.seconds - 0.3:
+                    window[cursor:] += segment.samples[: self.length - cursor]  # it goes on in the next window
+                    body.append(self._time(start))
+                    whole = False
+                break
+            if end > self.dims.seconds:
+                cursor = max(0, self.length - len(segment.samples))
+                start, end = cursor / SAMPLE_RATE, (cursor + len(segment.samples)) / SAMPLE_RATE
+            window[cursor : cursor + len(segment.samples)] += segment.samples
+            body += [self._time(start), *own, self._time(end)] if times else own
+            cursor += len(segment.samples) + int(draw.exponential(0.35) * SAMPLE_RATE)
+            if alone or cursor > self.length - SAMPLE_RATE // 4:
+                break
+        told = self._previous(group, translate, times, draw) if draw.random() < mix.previous_text else []
+        start_tokens = tokenizer.start(language, task, times)
+        window = augment.surroundings(window, self.how, self.around, draw)
+        spelled = [token for token in body if token < tokenizer.eot] if whole and not translate else None
+        return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), spelled
+
+    def _segment(self, group: Sequence[Utterance], translate: bool, draw: Random) -> _Segment:
+        """An utterance; or a few digits of one speaker, one after another."""
+        factor = draw.uniform(self.how.slowest, self.how.fastest) if draw.random() < self.how.speed else 1.0
+        several = group[0].source == "fsdd" and draw.random() < 0.7
+        chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
+        said, pieces, length = [], [], 0
+        for utterance in chosen:
+            sound = self.corpus.sound(utterance)
+            pause = int(draw.uniform(0.02, 0.4) * SAMPLE_RATE)
+            length += len(sound) + pause
+            if said and length > self.length * self.how.slowest:
+                break
+            said.append(utterance.english if translate else utterance.text)
+            level = 0.3 / (np.abs(sound).max() + 1e-6) if several else 1.0
+            pieces += [sound * level, np.zeros(pause, np.float32)]
+        return _Segment(augment.at_speed(np.concatenate(pieces[:-1]), factor), " ".join(said))
+
+    def _previous(self, group: Sequence[Utterance], translate: bool, times: bool, draw: Random) -> list[int]:
+        """What was said before, its latest tokens."""
+        body: list[int] = []
+        clock = 0.0
+        for _ in range(draw.integers(1, 5)):
+            utterance = group[int(draw.integers(len(group)))]
+            own = self.encode(utterance.english if translate else utterance.text, draw)
+            end = clock + utterance.length / SAMPLE_RATE
+            timed = times and end < self.dims.seconds
+            body += [self._time(clock), *own, self._time(end)] if timed else own
+            clock = end
+        return [self.tokenizer.sot_prev, *body[-(self.dims.n_text_ctx // 2 - 1) :]]
+
+    def _without_speech(self, draw: Random) -> tuple[Samples, list[int]]:
+        """Noise, hum, tones or silence: no speech; and if asked in a language none the less, an empty text."""
+        kind = draw.random()
+        samples = np.zeros(self.length, np.float32)
+        if kind > 0.15:
+            samples = augment.background(self.length, self.around, draw)
+            samples = samples / (np.abs(samples).max() + 1e-9) * 10 ** draw.uniform(-4, 0)
+        if kind > 0.5:  # comes and goes
+            edge = sorted(draw.integers(0, self.length, 2))
+            samples[edge[0] : edge[1]] *= draw.uniform(0, 0.3)
+        if kind > 0.8:
+            samples = samples + augment.background(self.length, self.around, draw) * 10 ** draw.uniform(-4, -1)
+        samples = samples.astype(np.float32)
+        tokenizer = self.tokenizer
+        if draw.random() < 0.7:
+            return samples, [tokenizer.sot, tokenizer.no_speech, tokenizer.eot]
+        language = tokenizer.languages[draw.integers(len(tokenizer.languages))]
+        times = bool(draw.random() < self.mix.times)
+        task: Task = "translate" if draw.random() < 0.2 else "transcribe"
+        start = tokenizer.start(language, task, times)
+        return samples, [*start, *([self._time(0.0)] if times else []), tokenizer.eot]
+
+    def _time(self, seconds: float) -> int:
+        return self.tokenizer.timestamp_begin + round(min(seconds, self.dims.seconds) / SECONDS_PER_TIMESTAMP)
+
+    def encode(self, text: str, draw: Random) -> list[int]:
+        """Tokens of a text with the space before it, some of whose merges are left out."""
+        if draw.random() < 0.5 or not self.mix.bpe_dropout:
+            return self.tokenizer.encode(" " + text)
+        return dropped_out(self.tokenizer, " " + text, self.mix.bpe_dropout, random.Random(int(draw.integers(2**32))))
+
+
+def dropped_out(tokenizer: Tokenizer, text: str, chance: float, draw: random.Random) -> list[int]:
+    """Tokens of a text, each possible merge of which is left out by a chance in each round (Provilkov et al. 2020, Algorithm 1)."""
+    import regex
+
+    ranks = tokenizer.ranks
+    tokens: list[int] = []
+    for piece in regex.findall(PATTERN, text):
+        parts = [bytes([byte]) for byte in piece.encode()]
+        while len(parts) > 1:
+            merges = [
+                (rank, index)
+                for index in range(len(parts) - 1)
+                if (rank := ranks.get(parts[index] + parts[index + 1])) is not None and draw.random() >= chance
+            ]
+            if not merges:
+                break
+            _, index = min(merges)
+            parts[index : index + 2] = [parts[index] + parts[index + 1]]
+        tokens += [ranks[part] for part in parts]
+    return tokens
+
+
+def _choice(draw: Random, weights: Sequence[float]) -> int:
+    return int(draw.choice(len(weights), p=np.array(weights) / sum(weights)))

@@ -1,0 +1,264 @@
+"""The recipe (paper §2.4, appendix F): the likelihood of every token of the multitask format but the previous text, for three sizes of
+machine. Small models learn a small vocabulary of their own and listen to windows of their own length."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from almanac.runtime import console, device, hub
+from almanac.runtime.errors import UserError
+from almanac.runtime.fit import FitConfig, fit
+from almanac.whisper import audio, data, recogniser, tokenizer
+from almanac.whisper.augment import Augmentation, Surroundings
+from almanac.whisper.data import Corpus, Recipe
+from almanac.whisper.model import Dims, Whisper
+from almanac.whisper.recogniser import Recogniser
+from almanac.whisper.sampler import IGNORED, Batch, Mix, Sampler
+from almanac.whisper.tokenizer import Tokenizer
+
+OFFICIAL_VOCABULARY = 51_865
+"""Tokens of the published multilingual models, specials among them."""
+HELD_OUT_NOISE = ("kitchen", "sb_noise5")
+HELD_OUT_ROOM = "rir4"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of machine."""
+
+    width: int
+    """Channels; 64 a head."""
+    encoder: int
+    """Blocks."""
+    decoder: int
+    """Blocks."""
+    seconds: float
+    """Window."""
+    vocabulary: int
+    """Tokens to learn; `OFFICIAL_VOCABULARY`: the published tokens, so that other programs run the model too."""
+    batch_size: int
+    """Windows a batch."""
+    fit: FitConfig
+    """How to optimise."""
+    ctc: float = 0.0
+    """Weight of a loss on the encoder alone (`Learner`); it spares a small run most of its search for where to listen (docs/log.md)."""
+    context: int = 256
+    """Tokens that the decoder can look back on; half of them are for the previous text."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """Speech to train on."""
+    mix: Mix = field(default_factory=Mix)
+    """What windows are made of."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """What happens to the sound."""
+
+
+_FIT = FitConfig(
+    2_700,
+    learning_rate=1e-3,
+    betas=(0.9, 0.98),
+    weight_decay=0.1,
+    warmup_steps=500,
+    ema_decay=0.998,
+    save_every=250,
+)
+PRESETS = {
+    "cpu": Preset(256, 4, 3, 10.0, 1024, 16, _FIT, ctc=0.5),
+    "gpu": Preset(
+        384,
+        6,
+        4,
+        10.0,
+        2048,
+        256,
+        replace(_FIT, steps=20_000, warmup_steps=1000, ema_decay=0.999, save_every=1000, compile=True),
+        ctc=0.3,
+        recipe=Recipe(phrases=20_000, open=40_000),
+    ),
+    # Tiny of Table 1, by appendix F, for 2^20 updates of 256 windows of the user's own lists; its schedule is linear, ours a cosine.
+    "paper": Preset(
+        384,
+        4,
+        4,
+        30.0,
+        OFFICIAL_VOCABULARY,
+        256,
+        replace(_FIT, steps=2**20, learning_rate=1.5e-3, warmup_steps=2048, ema_decay=0.9999, save_every=10_000),
+        context=448,
+        mix=Mix(previous_text=0.5),
+        augmentation=Augmentation(speed=0.0, room=0.0, noise=0.0, telephone=0.0, codec=0.0, tilt=0.0, masks=1.0),
+    ),
+}
+
+
+def train(
+    out: Path,
+    preset: Preset,
+    *,
+    seed: int = 0,
+    device_name: str = "auto",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a recogniser and write `out/model.safetensors`.
+
+    Args:
+        out: the run's folder.
+        preset: network, speech, batch and optimisation.
+        seed: of weights, windows and what happens to them.
+        device_name: `auto`, `cpu` or `cuda`.
+        resume: go on with the run in `out`.
+
+    Returns:
+        The facts that the weights carry: the speech (`hours`, `recipe`), and how they came to be.
+    """
+    corpus = data.prepare(preset.recipe)
+    tokens = vocabulary(preset, corpus)
+    dims = dims_of(preset, tokens)
+    torch.manual_seed(seed)
+    learner = Learner(initialised(Whisper(dims)), tokens.eot)
+    sampler = Sampler(corpus, tokens, dims, preset.mix, preset.augmentation, heard_around(), preset.batch_size, seed)
+    started = time.time()
+    fitted = fit(
+        learner, multitask_loss(preset.ctc), sampler, preset.fit, out, seed=seed, device_name=device_name, resume=resume
+    )
+    seen = fitted.step * preset.batch_size * preset.fit.accumulate
+    facts = {
+        "hours": round(corpus.hours, 2),
+        "sources": sorted({utterance.source for utterance in corpus.utterances}),
+        "steps": fitted.step,
+        "windows": seen,
+        "loss": round(fitted.loss, 4),
+        "seconds": round(fitted.seconds, 1),
+        "windows_per_second": round(seen / fitted.seconds, 2),
+        "machine": device.machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
+        "seed": seed,
+    }
+    learner.load_state_dict(fitted.weights)
+    if console.is_main_process():
+        recogniser.save(Recogniser(learner.whisper, tokens), Path(out) / "model.safetensors", facts)
+    return facts
+
+
+class Learner(nn.Module):
+    """A model while it learns: a layer on its encoder spells what is said, position by position, as in joint CTC and attention (Kim,
+    Hori & Watanabe 2017). The layer is not kept.
+
+    Args:
+        whisper: the model.
+        blank: as many ordinary tokens as there are; the class after them means nothing new.
+    """
+
+    def __init__(self, whisper: Whisper, blank: int):
+        super().__init__()
+        self.whisper, self.blank = whisper, blank
+        self.spell = nn.Linear(whisper.dims.n_audio_state, blank + 1)
+
+    def forward(
+        self, mel: Float[Tensor, "batch mels frames"], tokens: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "batch length vocabulary"], Float[Tensor, "batch positions classes"]]:
+        """Logits of the next tokens, and of what is spelled."""
+        sound = self.whisper.encoder(mel)
+        return self.whisper.decoder(tokens, sound), self.spell(sound)
+
+
+def multitask_loss(ctc: float) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
+    """Mean negative log-likelihood of the tokens that are asked for, and by a weight that of spelling what is said
+    (CTC, Graves et al. 2006), of a `Learner`."""
+
+    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        logits, spelling = model(batch.mel, batch.tokens)
+        written = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+        known = batch.said >= 0
+        if not ctc or not known.any():
+            return written
+        spelling, said = spelling[known].float(), batch.said[known]
+        positions = torch.full_like(said, spelling.shape[1])
+        likelihoods = spelling.log_softmax(-1).transpose(0, 1)
+        spelled = F.ctc_loss(
+            likelihoods, batch.spelled[known], positions, said, blank=spelling.shape[-1] - 1, zero_infinity=True
+        )
+        return written + ctc * spelled
+
+    return loss
+
+
+def vocabulary(preset: Preset, corpus: Corpus) -> Tokenizer:
+    """The model's tokenizer: the published one, or one learnt from the corpus."""
+    if preset.vocabulary == OFFICIAL_VOCABULARY:
+        return tokenizer.official(OFFICIAL_VOCABULARY)
+    texts = (" " + text for utterance in corpus.utterances for text in (utterance.text, utterance.english) if text)
+    languages = tuple(sorted({utterance.language for utterance in corpus.utterances}))
+    return tokenizer.build(tokenizer.learn(texts, preset.vocabulary), languages, preset.seconds)
+
+
+def dims_of(preset: Preset, tokens: Tokenizer) -> Dims:
+    """The network's sizes."""
+    size = tokens.encoding.n_vocab
+    dims = Dims.of_width(preset.width, preset.encoder, preset.decoder, size, seconds=preset.seconds)
+    return replace(dims, n_text_ctx=preset.context)
+
+
+def initialised(model: Whisper) -> Whisper:
+    """Gaussian weights by fan-in (appendix F), embeddings of 0.02; what ends a residual branch is smaller by √(2 × blocks), as GPT-2's."""
+    depth = {"encoder": 2 * model.dims.n_audio_layer, "decoder": 3 * model.dims.n_text_layer}
+    for name, parameter in model.named_parameters():
+        if "embedding" in name:
+            nn.init.normal_(parameter, std=0.02 if "token" in name else 0.01)
+        elif parameter.dim() > 1:
+            fan_in = parameter[0].numel()
+            ends = name.endswith(("out.weight", "mlp.2.weight"))
+            nn.init.normal_(parameter, std=(fan_in * (depth[name.split(".")[0]] if ends else 1)) ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return model
+
+
+def heard_around() -> Surroundings:
+    """The recorded noises and rooms of the development data, where they are, without those that are kept for testing."""
+    if not hub.has_data("speech"):
+        return Surroundings()
+    folder = hub.data("speech")
+    noises = [path for path in sorted((folder / "noise").glob("*")) if path.stem not in HELD_OUT_NOISE]
+    rooms = [path for path in sorted((folder / "rir").glob("*")) if path.stem != HELD_OUT_ROOM]
+    return Surroundings([audio.read(path) for path in noises], [audio.read(path) for path in rooms])
+
+
+def with_overrides(
+    preset: Preset,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    width: int | None = None,
+    encoder: int | None = None,
+    decoder: int | None = None,
+    seconds: float | None = None,
+    vocabulary: int | None = None,
+    lists: tuple[str, ...] = (),
+) -> Preset:
+    """A preset with what the person changed of it.
+
+    Raises:
+        UserError: a number is below 1, or the width is not of whole heads.
+    """
+    changed = {
+        "batch_size": batch_size,
+        "width": width,
+        "encoder": encoder,
+        "decoder": decoder,
+        "vocabulary": vocabulary,
+    }
+    for name, value in {"steps": steps, "seconds": seconds, **changed}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}", "give a number from 1 on")
+    if width is not None and width % 64:
+        raise UserError(f"width is {width}", "give a multiple of 64, the channels of a head")
+    recipe = replace(preset.recipe, real=lists) if lists else preset.recipe
+    known = {name: value for name, value in {**changed, "seconds": seconds}.items() if value}
+    return replace(preset, fit=replace(preset.fit, steps=steps or preset.fit.steps), recipe=recipe, **known)

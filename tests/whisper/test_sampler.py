@@ -1,0 +1,150 @@
+"""Windows of the multitask format: what the decoder is asked for, and that batches can be had again."""
+
+import numpy as np
+import pytest
+import torch
+
+from almanac.whisper import augment, data, tokenizer
+from almanac.whisper.augment import Augmentation, Surroundings
+from almanac.whisper.data import Corpus, Utterance
+from almanac.whisper.model import Dims
+from almanac.whisper.sampler import IGNORED, Mix, Sampler, dropped_out
+
+LANGUAGES = ("de", "en")
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """Tones, each of its own frequency, as long as their text says."""
+    utterances, pieces, start = [], [], 0
+    for index in range(24):
+        length = 8000 + 2000 * (index % 7)
+        tone = 8000 * np.sin(2 * np.pi * (200 + 50 * index) * np.arange(length) / 16_000)
+        language, digit = LANGUAGES[index % 2], index % 3 == 0
+        english = f"green house {index}" if language == "de" and not digit else ""
+        source = "fsdd" if digit else "phrases"
+        utterances.append(Utterance(start, length, language, f"haus {index} über", source, f"v{index % 4}", english))
+        pieces.append(tone.astype(np.int16))
+        start += length
+    return Corpus(utterances, np.concatenate(pieces))
+
+
+def made(corpus: Corpus, mix: Mix, how: Augmentation = augment.NONE, seconds: float = 6.0) -> Sampler:
+    tokens = tokenizer.build(tokenizer.learn([" haus 12 über", " green house 3"] * 3, 300), LANGUAGES, seconds)
+    dims = Dims.of_width(64, 1, 1, tokens.encoding.n_vocab, seconds=seconds)
+    return Sampler(corpus, tokens, dims, mix, how, Surroundings(), 6, 3)
+
+
+def test_the_same_batch_comes_again(corpus):
+    sampler, again = made(corpus, Mix(), Augmentation()), made(corpus, Mix(), Augmentation())
+    one, other = sampler(5), again(5)
+    assert torch.equal(one.mel, other.mel) and torch.equal(one.tokens, other.tokens)
+    assert not torch.equal(sampler(6).mel, one.mel)
+
+
+def test_windows_follow_the_format(corpus):
+    sampler = made(corpus, Mix(no_speech=0.2), Augmentation())
+    tokens = sampler.tokenizer
+    seen = set()
+    for seed in range(300):
+        window = sampler.window(np.random.default_rng(seed))
+        mel, own, told = window.mel, window.tokens, window.told
+        assert mel.shape == (80, 600) and mel.isfinite().all()
+        assert own[-1] == tokens.eot and own[told] == tokens.sot
+        assert (own[0] == tokens.sot_prev) == bool(told)
+        if own[told + 1] == tokens.no_speech:
+            assert len(own) == told + 3
+            seen.add("no speech")
+            continue
+        language, task = own[told + 1], own[told + 2]
+        assert language in tokens.language_tokens and task in (
+            tokens.special("transcribe"),
+            tokens.special("translate"),
+        )
+        body = own[told + 3 : -1]
+        seen.add((tokens.special("translate") == task, body[:1] == [tokens.no_timestamps], bool(told)))
+        times = [token - tokens.timestamp_begin for token in body if token >= tokens.timestamp_begin]
+        assert times == sorted(times) and all(time <= 300 for time in times)
+        if not body or body[0] == tokens.no_timestamps:
+            assert not times
+        else:
+            assert body[0] >= tokens.timestamp_begin and len(body) <= sampler.dims.n_text_ctx // 2
+        text = tokens.decode([token for token in body if token < tokens.eot])
+        if task == tokens.special("translate") and text:
+            assert language == tokens.language_token("de") and "haus" not in text
+    assert len(seen) == 9  # no speech; transcribed or translated × times or none × told or not
+
+
+def test_times_are_those_of_the_sound(corpus):
+    """Where times say that something is said, the window is loud, and silent elsewhere."""
+    sampler = made(corpus, Mix(no_speech=0.0, previous_text=0.0, times=1.0, sources={"fsdd": 0.0, "phrases": 1.0}))
+    for seed in range(40):
+        window = sampler.window(np.random.default_rng(seed))
+        mel, own = window.mel, window.tokens
+        times = [
+            token - sampler.tokenizer.timestamp_begin for token in own if token >= sampler.tokenizer.timestamp_begin
+        ]
+        level = mel.amax(0)
+        for start, end in zip(times[::2], times[1::2], strict=False):
+            assert level[2 * start + 5 : 2 * end - 5].min() > level.max() - 0.5
+        for end, start in zip(times[1::2], times[2::2], strict=False):
+            if start - end > 10:
+                assert level[2 * end + 6 : 2 * start - 6].max() < level.max() - 0.5
+
+
+def test_the_loss_is_on_all_but_the_previous_text(corpus):
+    sampler = made(corpus, Mix(previous_text=1.0, no_speech=0.0))
+    batch = sampler(0)
+    for row in range(len(batch.tokens)):
+        window = sampler.window(np.random.default_rng((3, 0, row)))
+        own, told = window.tokens, window.told
+        asked = (batch.targets[row] != IGNORED).nonzero()[:, 0].tolist()
+        assert asked == list(range(told, len(own) - 1))
+        assert batch.targets[row, asked].tolist() == own[told + 1 :]
+        assert batch.tokens[row, told] == sampler.tokenizer.sot
+
+
+def test_dropping_merges_keeps_the_text():
+    import random
+
+    ranks = tokenizer.learn([" the cat that sat on the mat", " über alles"] * 5, 300)
+    tokens = tokenizer.build(ranks, ("en",))
+    for text in (" the cat sat", " über den Dächern 12!", " don't"):
+        whole = dropped_out(tokens, text, 0.0, random.Random(0))
+        assert whole == tokens.encode(text)
+        loose = [dropped_out(tokens, text, 0.5, random.Random(seed)) for seed in range(10)]
+        assert {tokens.decode(one) for one in loose} == {text}
+        assert max(map(len, loose)) > len(whole)
+
+
+@pytest.mark.parametrize("codec", augment.CODECS, ids=lambda codec: f"{codec[0]}-{codec[3]}")
+def test_codecs_do_not_shift_speech(codec):
+    draw = np.random.default_rng(0)
+    sound = np.convolve(draw.standard_normal(32_000), np.hanning(15), "same").astype(np.float32)
+    sound *= 0.3 / np.abs(sound).max()
+    back = augment.through_codec(sound, *codec)
+    shifts = range(-400, 401, 20)
+    match = [np.dot(sound[8000:24000], back[8000 + shift : 24000 + shift]) for shift in shifts]
+    assert len(back) == len(sound) and shifts[int(np.argmax(match))] == 0
+
+
+def test_noise_is_as_weak_as_asked():
+    draw = np.random.default_rng(0)
+    speech = np.sin(np.arange(16_000) / 5).astype(np.float32)
+    noise = augment.coloured(16_000, 1.0, draw)
+    for snr in (0.0, 20.0):
+        added = augment.with_noise(speech, noise, snr) - speech
+        measured = 20 * np.log10(np.std(speech) / np.std(added))
+        assert measured == pytest.approx(snr, abs=0.5)
+
+
+def test_a_telephone_has_no_bass_and_no_treble():
+    spectrum = np.abs(np.fft.rfft(augment.telephone(augment.coloured(16_000, 0.0, np.random.default_rng(0)))))
+    assert spectrum[:150].mean() < 0.1 * spectrum[500:3000].mean() > 5 * spectrum[5000:].mean()
+
+
+def test_trimming_keeps_the_sound():
+    sound = np.zeros(32_000, np.float32)
+    sound[10_000:20_000] = 0.5
+    kept = data.trimmed(sound)
+    assert kept.sum() == sound.sum() and len(kept) < 13_000

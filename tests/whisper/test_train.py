@@ -1,0 +1,75 @@
+"""The recipe: that it learns, that a killed run goes on to the same losses, and that what it writes can listen."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from almanac.runtime.errors import UserError
+from almanac.runtime.fit import FitConfig
+from almanac.whisper import data, recogniser, train
+from almanac.whisper.transcribe import Settings, transcribe
+
+SMALL = train.Preset(
+    64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), ctc=0.5, context=64,
+    recipe=data.Recipe((), phrases=8, open=2, languages=("en", "de"), flite=False),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ALMANAC_CACHE", str(tmp_path_factory.getbasetemp() / "whisper-cache"))
+
+
+def losses(run) -> list[float]:
+    return [loss for line in (run / "metrics.jsonl").read_text().splitlines() for loss in json.loads(line)["losses"]]
+
+
+def test_a_stopped_run_goes_on_to_the_same_losses(tmp_path):
+    # The learning rate depends on how many steps there will be, so it is constant here.
+    constant = replace(SMALL, fit=replace(SMALL.fit, final_ratio=1.0))
+    train.train(tmp_path / "whole", constant, device_name="cpu")
+    train.train(tmp_path / "parts", replace(constant, fit=replace(constant.fit, steps=3)), device_name="cpu")
+    train.train(tmp_path / "parts", constant, device_name="cpu", resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 6
+
+
+def test_what_was_trained_listens(tmp_path):
+    facts = train.train(tmp_path, SMALL, device_name="cpu")
+    assert facts["windows"] == 24 and facts["sources"] == ["phrases", "words"]
+    found = recogniser.load(str(tmp_path / "model.safetensors"), "cpu")
+    assert found.tokenizer.languages == ("de", "en") and found.model.dims.seconds == 3.0
+    said = transcribe(found, torch.zeros(16_000).numpy(), Settings())
+    assert said.language in ("de", "en")
+
+
+def test_training_lowers_the_loss(tmp_path):
+    longer = replace(SMALL, fit=replace(SMALL.fit, steps=30, learning_rate=3e-3, save_every=30))
+    train.train(tmp_path, longer, device_name="cpu")
+    found = losses(tmp_path)
+    assert sum(found[-5:]) / 5 < 0.8 * found[0]
+
+
+def test_a_corpus_is_kept_and_is_the_same_again():
+    one, other = data.prepare(SMALL.recipe), data.prepare(SMALL.recipe)
+    assert one.utterances == other.utterances and len(one.utterances) == 16 + 2 + 4
+    said = one.utterances[-1]
+    assert said.language == "de" and said.words and abs(one.sound(said)).max() > 0.05
+
+
+def test_wrong_sizes_are_refused():
+    with pytest.raises(UserError, match="width is 100"):
+        train.with_overrides(SMALL, width=100)
+    with pytest.raises(UserError, match="steps is 0"):
+        train.with_overrides(SMALL, steps=0)
+
+
+def test_initial_logits_are_nearly_even():
+    """Nothing is preferred before training: the loss is that of a uniform guess."""
+    corpus = data.prepare(SMALL.recipe)
+    tokens = train.vocabulary(SMALL, corpus)
+    model = train.initialised(train.Whisper(train.dims_of(SMALL, tokens)))
+    logits = model(torch.randn(2, 80, 300), torch.randint(0, 300, (2, 9)))
+    assert logits.log_softmax(-1).std() < 0.5
