@@ -4,7 +4,6 @@ by name; a page that can't be built shows why, and the others work."""
 import importlib
 import logging
 import os
-import socket
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from almanac.runtime import console
+from almanac.runtime import console, serving
 from almanac.runtime.errors import UserError
 from almanac.runtime.services import Services
 from almanac.studio import pages
@@ -88,19 +87,10 @@ def serve(host: str = "127.0.0.1", port: int = 7860, services: Services | None =
     Raises:
         UserError: the address can't be listened on.
     """
-    with _listen(host, port) as listener:
+    with serving.listen(host, port) as listener:  # a port that is taken is said before the pages are built
         app = create_app(services)
         console.log(f"Studio is at http://{host}:{listener.getsockname()[1]} (Ctrl-C stops it)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before the pages are built, so that one that is taken is said at once."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"can't listen on {host}:{port}: {reason}", "choose another --port or --host") from None
 
 
 def _page(system: System) -> ModuleType:
