@@ -1,7 +1,8 @@
 """Published checkpoints as our `Whisper` and back: OpenAI's `.pt` files, whose names our modules have, and Hugging Face's folders
 (config.json and safetensors), whose names are translated. Which of the decoder's heads follow the words in time is known for
-every published size."""
+every published size. What else a folder holds is `hugging_face`'s to write."""
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -11,11 +12,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from almanac.runtime import checkpoint
 from almanac.runtime.errors import UserError
+from almanac.whisper import hugging_face
+from almanac.whisper import tokenizer as tokenizers
 from almanac.whisper.model import SIZES, Dims, Whisper
+from almanac.whisper.tokenizer import Tokenizer
 
 _ALIGNMENT_HEADS: dict[str, str] = {
     "tiny.en": "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
@@ -69,6 +74,16 @@ def load(path: Path) -> Whisper:
     """
     dims, tensors, heads = _hugging_face(path) if path.is_dir() else _openai(path)
     model = Whisper(dims, heads)
+    fill(model, tensors, path)
+    return model
+
+
+def fill(model: Whisper, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a model the weights of a file.
+
+    Raises:
+        UserError: some are missing, or of other shapes.
+    """
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
     if missing:
@@ -77,17 +92,97 @@ def load(path: Path) -> Whisper:
     if wrong:
         raise UserError(f"{path} has {_some(wrong)} of other shapes than its sizes say", "get it anew")
     model.load_state_dict({name: tensors[name].float() for name in wanted})
-    return model
 
 
-def save_openai(model: Whisper, path: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a model as OpenAI's `.pt`, which openai-whisper loads.
+def save_openai(model: Whisper, tokenizer: Tokenizer, path: Path, dtype: torch.dtype) -> None:
+    """Write a model as OpenAI's `.pt`, which openai-whisper loads. What it has no place for (vocabulary, alignment heads) stands
+    beside it, for us.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        path: ends in `.pt`.
+        dtype: float16, as published, or float32.
 
     Raises:
-        UserError: it could not be written.
+        UserError: the name ends otherwise, or it could not be written.
     """
+    if path.suffix != ".pt":
+        raise UserError(f"{path} does not end in .pt, as OpenAI's checkpoints do", f"call it {path.stem}.pt")
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    checkpoint.save_state(path, {"dims": vars(model.dims), "model_state_dict": tensors})
+    facts = {key: fact for key, fact in about(model, tokenizer).items() if key != "dims"}
+    checkpoint.save_state(path, {"dims": vars(model.dims), "model_state_dict": tensors, "almanac": facts})
+
+
+def save_hugging_face(model: Whisper, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
+    """Write a model as a folder of Hugging Face's, which transformers and ctranslate2's converter load.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        folder: made where it is not there.
+        dtype: float32, or float16.
+
+    Raises:
+        UserError: its encoder and decoder have different widths, or it could not be written.
+    """
+    dims = model.dims
+    if dims.n_audio_state != dims.n_text_state:
+        what = f"Hugging Face's layout has one width, and this model two: {dims.n_audio_state}, {dims.n_text_state}"
+        raise UserError(what, "write it as openai")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file", "give a folder, or one that is to be made")
+    tensors = {to_hugging_face(name): tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    blob = safetensors_bytes(tensors, {"format": "pt"})
+    checkpoint.write_atomic(folder / "model.safetensors", lambda file: file.write(blob))
+    hugging_face.write(model, tokenizer, folder, str(dtype).removeprefix("torch."))
+
+
+def about(model: Whisper, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a file must say besides weights: sizes, vocabulary, languages and alignment heads."""
+    return {
+        "dims": vars(model.dims),
+        "vocabulary": [base64.b64encode(token).decode() for token in tokenizer.ranks],
+        "languages": list(tokenizer.languages),
+        "multilingual": tokenizer.multilingual,
+        "alignment_heads": model.alignment_heads.nonzero().tolist(),
+    }
+
+
+def tokenizer_from(facts: Mapping[str, Any], dims: Dims) -> Tokenizer:
+    """The tokenizer that `about` describes."""
+    ranks = {base64.b64decode(token): rank for rank, token in enumerate(facts["vocabulary"])}
+    return tokenizers.build(ranks, tuple(facts["languages"]), dims.seconds, facts["multilingual"])
+
+
+def tokenizer_of(path: Path, dims: Dims) -> Tokenizer:
+    """The tokenizer of a published checkpoint: OpenAI's, unless it brings another vocabulary.
+
+    Raises:
+        UserError: OpenAI's vocabulary is not at hand, or the checkpoint's own is damaged.
+    """
+    if dims.n_vocab in {known.n_vocab for known in SIZES.values()}:
+        return tokenizers.official(dims.n_vocab)
+    try:
+        if path.is_dir():
+            return hugging_face.read_tokenizer(_json(path / "tokenizer.json"), dims.seconds)
+        return tokenizer_from(checkpoint.load_state(path)["almanac"], dims)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{path} has {dims.n_vocab:,} tokens, and says not which ({error})"
+        raise UserError(what, "give a checkpoint with its vocabulary") from None
+
+
+def who_can_run(dims: Dims) -> str | None:
+    """What other programs can't run a model, and why; None where all can."""
+    odd = [f"windows of {dims.seconds:g} s"] if dims.seconds != 30 else []
+    if dims.n_vocab not in {known.n_vocab for known in SIZES.values()}:
+        odd.append(f"a vocabulary of its own ({dims.n_vocab:,} tokens)")
+    if not odd:
+        return None
+    return (
+        f"this model has {' and '.join(odd)}: transformers runs it, but openai-whisper, faster-whisper and whisper.cpp "
+        "are made for 30 s and OpenAI's vocabularies"
+    )
 
 
 def size_name(dims: Dims, hint: str = "") -> str | None:
@@ -121,7 +216,8 @@ def _openai(path: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]:
             f"{path} is not a checkpoint of OpenAI's Whisper (it has no dims and model_state_dict)",
             "give a .pt file of openai-whisper, a folder of Hugging Face's, or weights of `almanac whisper train`",
         ) from None
-    return dims, tensors, alignment_heads(dims, path.name)
+    pairs = state["almanac"]["alignment_heads"] if "almanac" in state else None
+    return dims, tensors, head_mask(dims, pairs) if pairs else alignment_heads(dims, path.name)
 
 
 def _hugging_face(folder: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]:

@@ -1,6 +1,5 @@
 """A model that is ready to listen: found by name, whatever the layout of its file, with the tokenizer that belongs to it."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ from torch import Tensor
 
 from almanac.runtime import checkpoint, device, hub
 from almanac.runtime.errors import UserError
-from almanac.whisper import audio, published, tokenizer
+from almanac.whisper import audio, published
 from almanac.whisper.model import SIZES, Dims, Whisper
 from almanac.whisper.tokenizer import Tokenizer
+
+DEFAULT = "multitask"
+"""The shipped model that is used where none is named."""
 
 _OTHER_NAMES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 _FILES = ("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "*.index.json")
@@ -50,7 +52,7 @@ def load(name: str, device_name: str = "auto") -> Recogniser:
     path = _find(name)
     if path.is_dir() or path.suffix in (".pt", ".pth"):
         model = published.load(path)
-        found = Recogniser(model, tokenizer.official(model.dims.n_vocab))
+        found = Recogniser(model, published.tokenizer_of(path, model.dims))
     else:
         found = _ours(path)
     found.model.to(where).eval()
@@ -68,18 +70,7 @@ def save(recogniser: Recogniser, path: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: it could not be written.
     """
-    encoding, dims = recogniser.tokenizer.encoding, recogniser.model.dims
-    ordinary = [
-        base64.b64encode(encoding.decode_single_token_bytes(token)).decode() for token in range(encoding.eot_token)
-    ]
-    about = {
-        "system": "whisper",
-        "dims": vars(dims),
-        "vocabulary": ordinary,
-        "languages": list(recogniser.tokenizer.languages),
-        "multilingual": recogniser.tokenizer.multilingual,
-        "alignment_heads": recogniser.model.alignment_heads.nonzero().tolist(),
-    }
+    about = {"system": "whisper", **published.about(recogniser.model, recogniser.tokenizer)}
     tensors = {name: tensor.bfloat16() for name, tensor in recogniser.model.state_dict().items()}
     checkpoint.save_weights(path, tensors, {**facts, **about})
 
@@ -103,11 +94,10 @@ def _ours(path: Path) -> Recogniser:
     tensors, facts = checkpoint.load_weights(path, "whisper")
     try:
         dims = Dims(**facts["dims"])
-        ranks = {base64.b64decode(token): rank for rank, token in enumerate(facts["vocabulary"])}
-        tokens = tokenizer.build(ranks, tuple(facts["languages"]), dims.seconds, facts["multilingual"])
+        tokens = published.tokenizer_from(facts, dims)
         model = Whisper(dims, published.head_mask(dims, facts["alignment_heads"]))
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a Whisper model ({reason})", "train one, or give a shipped name") from None
+    published.fill(model, tensors, path)
     return Recogniser(model, tokens)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from almanac.runtime.errors import UserError
 from almanac.whisper.timing import Word
@@ -31,6 +31,11 @@ class Layout:
     highlight_words: bool = False
     """Show each cue once for every word, that word underlined."""
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if value is not None and value is not False and value < 1:
+                raise UserError(f"{name}={value} is below 1", "give 1 or more, or leave it out")
+
 
 def render(transcript: Transcript, form: str, layout: Layout = Layout()) -> str:
     """The text of a file that holds a transcript.
@@ -41,7 +46,7 @@ def render(transcript: Transcript, form: str, layout: Layout = Layout()) -> str:
         layout: how srt and vtt cut words into cues.
 
     Raises:
-        UserError: the format is unknown, a limit of the layout is below 1, or the layout needs the times of words and they have none.
+        UserError: the format is unknown, or the layout needs the times of words and they have none.
     """
     segments = transcript.segments
     match form:
@@ -55,13 +60,17 @@ def render(transcript: Transcript, form: str, layout: Layout = Layout()) -> str:
         case "tsv":
             return "start\tend\ttext\n" + "".join(map(_row, segments))
         case "json":
-            record = {
-                "text": transcript.text,
-                "segments": list(map(_record, segments)),
-                "language": transcript.language,
-            }
-            return json.dumps(record)
+            return json.dumps(record(transcript))
     raise UserError(f"unknown transcript format '{form}'", f"known: {', '.join(FORMATS)}")
+
+
+def record(transcript: Transcript) -> dict[str, Any]:
+    """A transcript as its JSON file holds it, words where they were timed."""
+    return {
+        "text": transcript.text,
+        "segments": list(map(_record, transcript.segments)),
+        "language": transcript.language,
+    }
 
 
 def clock(seconds: float, hours: bool, decimal_mark: str) -> str:
@@ -90,9 +99,6 @@ class _Cue(NamedTuple):
 def _cues(segments: list[Segment], layout: Layout) -> list[_Cue]:
     """Those of the words where all were timed, else one a segment."""
     asked = {name: value for name, value in vars(layout).items() if value != getattr(Layout(), name)}
-    for name, value in asked.items():
-        if value < 1:
-            raise UserError(f"{name}={value} is below 1", "give 1 or more, or leave it out")
     timed = [segment.words for segment in segments if segment.words is not None]
     if len(timed) < len(segments):
         if asked:

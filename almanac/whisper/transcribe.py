@@ -13,6 +13,7 @@ from almanac.runtime.errors import UserError
 from almanac.whisper import audio, vad
 from almanac.whisper import segments as segmenting
 from almanac.whisper.decoding import Decoded, Options, decode, detect_language
+from almanac.whisper.languages import code
 from almanac.whisper.recogniser import Recogniser
 from almanac.whisper.segments import Window
 from almanac.whisper.transcript import Segment, Transcript
@@ -29,6 +30,8 @@ class Settings:
     """How to decode a window; `language` None: told from the first one."""
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Tried one after another until a window's text is good enough."""
+    best_of: int | None = None
+    """At temperatures above 0: how many texts are drawn, of which the likeliest is taken."""
     compression_ratio_limit: float | None = 2.4
     """A text that compresses better than this is a loop."""
     logprob_limit: float | None = -1.0
@@ -56,6 +59,11 @@ class Settings:
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}", "give 1 or more, or leave it out")
+        if self.best_of is not None and self.best_of < 1:
+            raise UserError(f"best_of is {self.best_of}", "give 1 or more")
+        if any(after < before for before, after in pairwise(self.clips)):
+            what = f"clips {', '.join(map(str, self.clips))} go back in time"
+            raise UserError(what, "give START END START END … in order")
         if not self.temperatures:
             raise UserError("there are no temperatures to decode at", "give 0 at least")
 
@@ -100,9 +108,10 @@ def transcribe(
         on_progress: told how much is done, s, and which segments are new since, in order of time.
 
     Raises:
-        UserError: the model does not know the language; clips end before they start.
+        UserError: see `checked`.
     """
     dims, tokenizer = recogniser.model.dims, recogniser.tokenizer
+    settings = checked(recogniser, settings)
     prompt = tokenizer.encode(" " + settings.prompt.strip()) if settings.prompt else []
     stretches = _stretches(samples, settings, dims.frames)
     mel = audio.LogMel(samples, dims.n_mels, recogniser.model.decoder.positional_embedding.device)
@@ -125,6 +134,22 @@ def transcribe(
         on_progress((mel.frames - left) / audio.FRAMES_PER_SECOND, fresh)
     tokens = [token for segment in found for token in segment.tokens]
     return Transcript(tokenizer.decode(tokens), language, found)
+
+
+def checked(recogniser: Recogniser, settings: Settings) -> Settings:
+    """Settings for a model, their language by its code.
+
+    Raises:
+        UserError: the model does not know the language, or knows English only and is to translate.
+    """
+    options, tokenizer = settings.options, recogniser.tokenizer
+    language = options.language and (code(options.language) or options.language)
+    if tokenizer.multilingual:
+        tokenizer.start(language)
+    elif language not in (None, "en") or options.task == "translate":
+        wanted = "translate" if options.task == "translate" else f"understand '{options.language}'"
+        raise UserError(f"this model knows English only, and can't {wanted}", "use a multilingual model")
+    return replace(settings, options=replace(options, language=language))
 
 
 def _taken(clips: list[_Clip]) -> list[Segment]:
@@ -155,9 +180,7 @@ def _clips(times: Sequence[float], content: int) -> list[vad.Stretch]:
     """Clips in frames."""
     frames = [round(time * audio.FRAMES_PER_SECOND) for time in times] or [0]
     frames = [*frames, content] if len(frames) % 2 else frames
-    if any(after < before for before, after in pairwise(frames)):
-        raise UserError(f"clips {', '.join(map(str, times))} go back in time", "give start,end,start,end,… in order")
-    return [(begin, min(end, content)) for begin, end in zip(frames[::2], frames[1::2], strict=True)]
+    return [(min(begin, content), min(end, content)) for begin, end in zip(frames[::2], frames[1::2], strict=True)]
 
 
 def _spoken(recogniser: Recogniser, mel: audio.LogMel, begin: int) -> str:
@@ -210,7 +233,7 @@ def _decode(
     left = list(range(len(sounds)))
     for temperature in settings.temperatures:
         beams = settings.options.beam_size if temperature == 0 else None
-        best_of = settings.options.best_of if temperature > 0 else None
+        best_of = settings.best_of if temperature > 0 else None
         options = replace(settings.options, prompt=told, temperature=temperature, beam_size=beams, best_of=best_of)
         decoded = decode(recogniser.model, recogniser.tokenizer, sounds[left], options)
         heard |= zip(left, decoded, strict=True)

@@ -6,6 +6,7 @@ import torch
 from almanac.runtime.errors import UserError
 from almanac.whisper import published
 from almanac.whisper.model import SIZES, Dims, Whisper
+from tests.whisper import untrained
 
 transformers = pytest.importorskip("transformers")
 
@@ -40,7 +41,7 @@ def test_a_folder_of_shards_is_the_same_model(theirs):
 
 def test_what_is_written_as_openais_is_read_as_it_was(theirs, tmp_path):
     ours = published.load(theirs[1])
-    published.save_openai(ours, tmp_path / "model.pt", torch.float32)
+    published.save_openai(ours, untrained.small().tokenizer, tmp_path / "model.pt", torch.float32)
     again = published.load(tmp_path / "model.pt")
     assert again.dims == ours.dims
     for name, tensor in ours.state_dict().items():
@@ -50,7 +51,7 @@ def test_what_is_written_as_openais_is_read_as_it_was(theirs, tmp_path):
 def test_openais_own_loader_reads_it(theirs, tmp_path):
     whisper = pytest.importorskip("whisper")
     ours = published.load(theirs[1]).eval()
-    published.save_openai(ours, tmp_path / "model.pt", torch.float32)
+    published.save_openai(ours, untrained.small().tokenizer, tmp_path / "model.pt", torch.float32)
     model = whisper.load_model(str(tmp_path / "model.pt"), device="cpu")
     mel, tokens = torch.randn(1, 128, 3000), torch.randint(0, 50_000, (1, 10))
     with torch.inference_mode():
