@@ -4,14 +4,14 @@ there is no speech in it. Batch n is a function of the seed and n."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from almanac.runtime.errors import UserError
 from almanac.whisper import audio, augment
 from almanac.whisper.audio import SAMPLE_RATE, Samples
 from almanac.whisper.augment import Augmentation, Random, Surroundings
@@ -21,6 +21,8 @@ from almanac.whisper.tokenizer import PATTERN, SECONDS_PER_TIMESTAMP, Task, Toke
 
 IGNORED = -100
 """The target where there is no loss."""
+EASY_SECONDS = 3.0
+"""Length of the windows that a training may begin with."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Mix:
     """Share that is told what was said before (paper: 0.5)."""
     single: float = 0.2
     """Share with one utterance; the others are filled up."""
+    easy: int = 0
+    """So many batches at first are of short windows with one utterance each, three times as many, from which a model that knows nothing
+    learns much sooner where to listen (docs/log.md)."""
     bpe_dropout: float = 0.1
     """Chance that a merge of tokens is left out (Provilkov et al. 2020)."""
 
@@ -85,7 +90,7 @@ class Sampler:
     """Batches of windows.
 
     Args:
-        corpus: the speech.
+        corpus: the speech; utterances without text are taken as noise.
         tokenizer: the model's.
         dims: its sizes.
         mix: what windows are made of.
@@ -107,25 +112,34 @@ class Sampler:
         seed: int,
     ):
         self.corpus, self.tokenizer, self.dims, self.mix = corpus, tokenizer, dims, mix
-        self.how, self.around, self.size, self.seed = how, around, size, seed
+        self.how, self.size, self.seed = how, size, seed
         self.length = round(dims.seconds * SAMPLE_RATE)
         self.room = dims.n_text_ctx // 2 - 8  # tokens of a text, so that decoding can write them all
-        groups: dict[str, dict[tuple[str, str], list[Utterance]]] = {}
-        for utterance in corpus.utterances:
-            longest = max(len(tokenizer.encode(" " + text)) for text in (utterance.text, utterance.english))
-            if utterance.length < self.length * how.slowest and longest + 4 < self.room:
-                voice = utterance.speaker if utterance.source == "fsdd" else ""
-                groups.setdefault(utterance.source, {}).setdefault((utterance.language, voice), []).append(utterance)
-        self.groups = {source: list(found.values()) for source, found in groups.items()}
-        self.sources = sorted(self.groups)
+        silent = [corpus.sound(one) for one in corpus.utterances if not (one.text or one.english)]
+        self.around = replace(around, noises=[*around.noises, *silent])
+        self.groups = self._grouped(self.length)
+        self.easy_groups = self._grouped(min(self.length, round(EASY_SECONDS * SAMPLE_RATE))) if mix.easy else {}
+        if not self.groups or (mix.easy and not self.easy_groups):
+            raise UserError(
+                f"no speech fits windows of {dims.seconds} s and {dims.n_text_ctx} tokens",
+                "give shorter recordings (`almanac whisper clean --cut` cuts them), or more --seconds",
+            )
 
-    @cached_property
-    def _weights(self) -> list[float]:
-        return [self.mix.sources.get(source, 1.0) for source in self.sources]
+    def _grouped(self, longest: int) -> dict[str, list[list[Utterance]]]:
+        """The utterances of each set that fit windows of so many samples: those of a language (of digits, those of a speaker) together."""
+        groups: dict[str, dict[tuple[str, str], list[Utterance]]] = {}
+        for one in self.corpus.utterances:
+            tokens = max(len(self.tokenizer.encode(" " + text)) for text in (one.text, one.english))
+            if (one.text or one.english) and one.length < longest * self.how.slowest and tokens + 4 < self.room:
+                voice = one.speaker if one.source == "fsdd" else ""
+                groups.setdefault(one.source, {}).setdefault((one.language, voice), []).append(one)
+        return {source: list(found.values()) for source, found in sorted(groups.items())}
 
     def __call__(self, number: int) -> Batch:
         """Batch `number`."""
-        windows = [self.window(np.random.default_rng((self.seed, number, row))) for row in range(self.size)]
+        easy = number < self.mix.easy
+        rows = self.size * 3 if easy else self.size
+        windows = [self.window(np.random.default_rng((self.seed, number, row)), easy) for row in range(rows)]
         longest = max(len(window.tokens) for window in windows)
         tokens = torch.full((len(windows), longest - 1), self.tokenizer.eot)
         targets = torch.full_like(tokens, IGNORED)
@@ -140,13 +154,19 @@ class Sampler:
                 said[row] = len(window.spelled)
         return Batch(torch.stack([window.mel for window in windows]), tokens, targets, spelled, said)
 
-    def window(self, draw: Random) -> Window:
-        """A window that is drawn."""
+    def window(self, draw: Random, easy: bool = False) -> Window:
+        """A window that is drawn.
+
+        Args:
+            draw: what draws.
+            easy: whether it is short and holds one utterance; see `Mix`.
+        """
+        length = min(self.length, round(EASY_SECONDS * SAMPLE_RATE)) if easy else self.length
         if draw.random() < self.mix.no_speech:
-            samples, tokens = self._without_speech(draw)
+            samples, tokens = self._without_speech(length, draw)
             told, spelled = 0, []
         else:
-            samples, tokens, told, spelled = self._with_speech(draw)
+            samples, tokens, told, spelled = self._with_speech(length, easy, draw)
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
         if draw.random() < 0.3:
             mel = augment.raised_floor(mel, draw.uniform(0, 60))
@@ -154,46 +174,48 @@ class Sampler:
             mel = augment.masked(mel, draw)
         return Window(mel, tokens, told, spelled)
 
-    def _with_speech(self, draw: Random) -> tuple[Samples, list[int], int, list[int] | None]:
+    def _with_speech(self, length: int, easy: bool, draw: Random) -> tuple[Samples, list[int], int, list[int] | None]:
         mix, tokenizer = self.mix, self.tokenizer
-        source = self.sources[_choice(draw, self._weights)]
-        groups = self.groups[source]
+        sources = self.easy_groups if easy else self.groups
+        weights = [mix.sources.get(source, 1.0) for source in sources]
+        groups = list(sources.values())[_choice(draw, weights)]
         group = groups[int(draw.integers(len(groups)))]
         language = group[0].language
         translate = bool(group[0].english) and draw.random() < mix.translate
         task: Task = "translate" if translate else "transcribe"
         times = bool(draw.random() < mix.times)
-        window, body = np.zeros(self.length, np.float32), []
+        window, body, whole = np.zeros(length, np.float32), [], True
         cursor = int(draw.uniform(0, 0.8) ** 2 * SAMPLE_RATE)
-        alone, whole = draw.random() < mix.single, True
+        previous = draw.random() < mix.previous_text and not easy
+        alone = easy or draw.random() < mix.single
         while True:
-            segment = self._segment(group, translate, draw)
+            segment = self._segment(group, length, translate, draw)
             start, end = cursor / SAMPLE_RATE, (cursor + len(segment.samples)) / SAMPLE_RATE
             own = self.encode(segment.text, draw)
             if body and len(body) + len(own) + 4 > self.room:
                 break
-            if body and end > self.dims.seconds:
-                if times and draw.random() < 0.6 and start < self.dims.seconds - 0.3:
-                    window[cursor:] += segment.samples[: self.length - cursor]  # it goes on in the next window
+            if body and cursor + len(segment.samples) > length:
+                if times and draw.random() < 0.6 and cursor < length - SAMPLE_RATE // 3:
+                    window[cursor:] += segment.samples[: length - cursor]  # it goes on in the next window
                     body.append(self._time(start))
                     whole = False
                 break
-            if end > self.dims.seconds:
-                cursor = max(0, self.length - len(segment.samples))
-                start, end = cursor / SAMPLE_RATE, (cursor + len(segment.samples)) / SAMPLE_RATE
+            if cursor + len(segment.samples) > length:
+                cursor = length - len(segment.samples)
+                start, end = cursor / SAMPLE_RATE, length / SAMPLE_RATE
             window[cursor : cursor + len(segment.samples)] += segment.samples
             body += [self._time(start), *own, self._time(end)] if times else own
             cursor += len(segment.samples) + int(draw.exponential(0.35) * SAMPLE_RATE)
-            if alone or cursor > self.length - SAMPLE_RATE // 4:
+            if alone or cursor > length - SAMPLE_RATE // 4:
                 break
-        told = self._previous(group, translate, times, draw) if draw.random() < mix.previous_text else []
+        told = self._previous(group, translate, times, draw) if previous else []
         start_tokens = tokenizer.start(language, task, times)
         window = augment.surroundings(window, self.how, self.around, draw)
         spelled = [token for token in body if token < tokenizer.eot] if whole and not translate else None
         return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), spelled
 
-    def _segment(self, group: Sequence[Utterance], translate: bool, draw: Random) -> _Segment:
-        """An utterance; or a few digits of one speaker, one after another."""
+    def _segment(self, group: Sequence[Utterance], longest: int, translate: bool, draw: Random) -> _Segment:
+        """An utterance of at most so many samples; or a few digits of one speaker, one after another."""
         factor = draw.uniform(self.how.slowest, self.how.fastest) if draw.random() < self.how.speed else 1.0
         several = group[0].source == "fsdd" and draw.random() < 0.7
         chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
@@ -202,7 +224,7 @@ class Sampler:
             sound = self.corpus.sound(utterance)
             pause = int(draw.uniform(0.02, 0.4) * SAMPLE_RATE)
             length += len(sound) + pause
-            if said and length > self.length * self.how.slowest:
+            if said and length > longest * self.how.slowest:
                 break
             said.append(utterance.english if translate else utterance.text)
             level = 0.3 / (np.abs(sound).max() + 1e-6) if several else 1.0
@@ -222,18 +244,18 @@ class Sampler:
             clock = end
         return [self.tokenizer.sot_prev, *body[-(self.dims.n_text_ctx // 2 - 1) :]]
 
-    def _without_speech(self, draw: Random) -> tuple[Samples, list[int]]:
+    def _without_speech(self, size: int, draw: Random) -> tuple[Samples, list[int]]:
         """Noise, hum, tones or silence: no speech; and if asked in a language none the less, an empty text."""
         kind = draw.random()
-        samples = np.zeros(self.length, np.float32)
+        samples = np.zeros(size, np.float32)
         if kind > 0.15:
-            samples = augment.background(self.length, self.around, draw)
+            samples = augment.background(size, self.around, draw)
             samples = samples / (np.abs(samples).max() + 1e-9) * 10 ** draw.uniform(-4, 0)
         if kind > 0.5:  # comes and goes
-            edge = sorted(draw.integers(0, self.length, 2))
+            edge = sorted(draw.integers(0, size, 2))
             samples[edge[0] : edge[1]] *= draw.uniform(0, 0.3)
         if kind > 0.8:
-            samples = samples + augment.background(self.length, self.around, draw) * 10 ** draw.uniform(-4, -1)
+            samples = samples + augment.background(size, self.around, draw) * 10 ** draw.uniform(-4, -1)
         samples = samples.astype(np.float32)
         tokenizer = self.tokenizer
         if draw.random() < 0.7:

@@ -69,7 +69,7 @@ _FIT = FitConfig(
     save_every=250,
 )
 PRESETS = {
-    "cpu": Preset(256, 4, 3, 10.0, 1024, 16, _FIT, ctc=0.5),
+    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=5_000), ctc=0.5, mix=Mix(easy=2_000)),
     "gpu": Preset(
         384,
         6,
@@ -241,6 +241,8 @@ def with_overrides(
     seconds: float | None = None,
     vocabulary: int | None = None,
     lists: tuple[str, ...] = (),
+    made: bool = True,
+    compile: bool = False,
 ) -> Preset:
     """A preset with what the person changed of it.
 
@@ -259,6 +261,11 @@ def with_overrides(
             raise UserError(f"{name} is {value}", "give a number from 1 on")
     if width is not None and width % 64:
         raise UserError(f"width is {width}", "give a multiple of 64, the channels of a head")
-    recipe = replace(preset.recipe, real=lists) if lists else preset.recipe
+    recipe = replace(preset.recipe, real=lists or preset.recipe.real)
+    if not made:
+        recipe = replace(recipe, phrases=0, open=0)
+    fit = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
     known = {name: value for name, value in {**changed, "seconds": seconds}.items() if value}
-    return replace(preset, fit=replace(preset.fit, steps=steps or preset.fit.steps), recipe=recipe, **known)
+    if seconds is not None and seconds > 10:
+        known["context"] = 448  # as many tokens as the published models have for 30 s
+    return replace(preset, fit=fit, recipe=recipe, **known)

@@ -43,10 +43,10 @@ def test_the_same_batch_comes_again(corpus):
 
 
 def test_windows_follow_the_format(corpus):
-    sampler = made(corpus, Mix(no_speech=0.2), Augmentation())
+    sampler = made(corpus, Mix(no_speech=0.2))
     tokens = sampler.tokenizer
     seen = set()
-    for seed in range(300):
+    for seed in range(200):
         window = sampler.window(np.random.default_rng(seed))
         mel, own, told = window.mel, window.tokens, window.told
         assert mel.shape == (80, 600) and mel.isfinite().all()
