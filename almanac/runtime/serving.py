@@ -52,8 +52,10 @@ class Gone(Exception):
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """OpenAI's body of an error. A defect of ours shows nothing of its inside, which is for the log."""
+    """OpenAI's body of an error. Of a defect of ours it shows nothing; that goes to the log."""
     message, kind, param, code = "something went wrong here; it is our defect", "server_error", None, None
+    if not isinstance(error, UserError):
+        _LOG.error("a request failed", exc_info=error)
     if isinstance(error, UserError):
         message, kind = f"{error.what}; {error.hint}", "invalid_request_error"
     if isinstance(error, Refused):
@@ -66,7 +68,6 @@ def error_response(error: Exception) -> Response:
     """The answer to a request that failed."""
     refused = _refused(error)
     if refused is None:
-        _LOG.error("a request failed", exc_info=error)
         return JSONResponse(error_body(error), 500)
     headers = {"Retry-After": "1"} if refused.status == 429 else None
     return JSONResponse(error_body(refused), refused.status, headers)

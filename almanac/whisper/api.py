@@ -66,11 +66,12 @@ def router(recognisers: Mapping[str, Recogniser], limits: Limits = Limits(), see
         seed: of what is drawn at temperatures above 0.
     """
     api = APIRouter(route_class=serving.openai_route(limits.upload))
-    models, turns = _Models(recognisers), Turns(limits.at_once)
+    models = _Models(recognisers)
+    server = _Server(models, Turns(limits.at_once), limits, seed)
 
     @api.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": models.default, "jobs": turns.jobs}
+        return {"status": "ok", "model": models.default, "jobs": server.turns.jobs}
 
     @api.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -99,7 +100,7 @@ def router(recognisers: Mapping[str, Recogniser], limits: Limits = Limits(), see
         wanted = _Wanted("transcribe", response_format, tuple(granularities), tuple(include), stream)
         settings = wanted.settings(language, prompt, temperature, seed)
         settings = replace(settings, vad=bool(strategy or own_strategy))
-        return await _answer(request, file, models, model, wanted, settings, turns, limits)
+        return await server.transcribe(request, file, models.name(model), wanted, settings)
 
     @api.post("/v1/audio/translations", dependencies=[Depends(_needs_a_form)])
     async def translations(
@@ -113,21 +114,11 @@ def router(recognisers: Mapping[str, Recogniser], limits: Limits = Limits(), see
         """Speech of any language to English text."""
         wanted = _Wanted("translate", response_format)
         settings = wanted.settings("", prompt, temperature, seed)
-        return await _answer(request, file, models, model, wanted, settings, turns, limits)
+        return await server.transcribe(request, file, models.name(model), wanted, settings)
 
     @api.websocket("/v1/audio/stream")
     async def audio_stream(socket: WebSocket) -> None:
-        await socket.accept()
-        try:
-            name, settings = models.name(socket.query_params.get("model", "")), _stream_settings(socket, seed)
-
-            def begin() -> stream.Stream:
-                recogniser, options = models.find(name, settings.options)
-                return stream.begin(recogniser, replace(settings, options=options))
-
-            await realtime.converse(socket, turns, name, settings.chunk_seconds, begin)
-        except Exception as error:
-            await realtime.end_with(socket, error)
+        await server.listen(socket)
 
     return api
 
@@ -138,41 +129,58 @@ def short_name(model: str) -> str:
     return path.stem if path.suffix in (".safetensors", ".pt", ".pth") else path.name
 
 
-async def _answer(
-    request: Request,
-    file: Upload,
-    models: "_Models",
-    model: str,
-    wanted: "_Wanted",
-    settings: transcribe.Settings,
-    turns: Turns,
-    limits: Limits,
-) -> Response:
-    """Transcribe an upload. A client that leaves ends the work on it at the next window."""
-    name = models.name(model)
+@dataclass(frozen=True)
+class _Server:
+    """What answers requests."""
 
-    def work(job: Job, tell: Tell) -> tuple[Transcript, float]:
-        recogniser, options = models.find(name, settings.options)
-        samples = _read(file, limits.seconds)
-        deltas = realtime.Deltas()
+    models: "_Models"
+    turns: Turns
+    limits: Limits
+    seed: int
 
-        def on_progress(seconds: float, segments: Sequence[Segment]) -> None:
-            if delta := deltas.add("".join(segment.text for segment in segments)):
-                tell({"type": "transcript.text.delta", "delta": delta})
-            job.give_way()
+    async def transcribe(
+        self, request: Request, file: Upload, model: str, wanted: "_Wanted", settings: transcribe.Settings
+    ) -> Response:
+        """Transcribe an upload. If its client leaves, the work on it ends at the next window."""
 
-        with job:
-            transcript = transcribe.transcribe(recogniser, samples, replace(settings, options=options), on_progress)
-        return transcript, len(samples) / audio.SAMPLE_RATE
+        def work(job: Job, tell: Tell) -> tuple[Transcript, float]:
+            recogniser, options = self.models.find(model, settings.options)
+            samples = _read(file, self.limits.seconds)
+            deltas = realtime.Deltas()
 
-    def work_aloud(job: Job, tell: Tell) -> None:
-        tell({"type": "transcript.text.done", **wanted.json(work(job, tell)[0])})
+            def on_progress(seconds: float, segments: Sequence[Segment]) -> None:
+                if delta := deltas.add("".join(segment.text for segment in segments)):
+                    tell({"type": "transcript.text.delta", "delta": delta})
+                job.give_way()
 
-    if not wanted.stream:
-        return wanted.response(*await serving.attended(request, turns.run(lambda job: work(job, lambda event: None))))
-    events = turns.follow(work_aloud)
-    first = await serving.attended(request, anext(events))  # what is wrong with the request, it says now
-    return StreamingResponse(_server_sent(first, events), media_type="text/event-stream")
+            with job:
+                chosen = replace(settings, options=options)
+                return transcribe.transcribe(recogniser, samples, chosen, on_progress), len(samples) / audio.SAMPLE_RATE
+
+        def work_aloud(job: Job, tell: Tell) -> None:
+            tell({"type": "transcript.text.done", **wanted.json(work(job, tell)[0])})
+
+        if not wanted.stream:
+            silently = self.turns.run(lambda job: work(job, lambda event: None))
+            return wanted.response(*await serving.attended(request, silently))
+        events = self.turns.follow(work_aloud)
+        first = await serving.attended(request, anext(events))  # what is wrong with the request, it says now
+        return StreamingResponse(_server_sent(first, events), media_type="text/event-stream")
+
+    async def listen(self, socket: WebSocket) -> None:
+        """Answer a WebSocket until its client leaves, or sends what can't be answered."""
+        await socket.accept()
+        try:
+            name = self.models.name(socket.query_params.get("model", ""))
+            settings = _stream_settings(socket, self.seed)
+
+            def begin() -> stream.Stream:
+                recogniser, options = self.models.find(name, settings.options)
+                return stream.begin(recogniser, replace(settings, options=options))
+
+            await realtime.converse(socket, self.turns, name, settings.chunk_seconds, begin)
+        except Exception as error:
+            await realtime.end_with(socket, error)
 
 
 async def _server_sent(first: Event, events: AsyncGenerator[Event, None]) -> AsyncIterator[str]:

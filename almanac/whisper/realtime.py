@@ -69,6 +69,8 @@ async def converse(
 
 async def end_with(socket: WebSocket, error: Exception) -> None:
     """Tell a client what went wrong, if it is still there, and close the connection."""
+    if isinstance(error, WebSocketDisconnect):
+        return
     with suppress(RuntimeError, WebSocketDisconnect):
         await socket.send_json({"type": "error", **serving.error_body(error)})
         await socket.close(1008 if isinstance(error, UserError) else 1011)

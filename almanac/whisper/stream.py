@@ -97,6 +97,7 @@ def begin(recogniser: Recogniser, settings: Settings = Settings()) -> "Stream":
     Raises:
         UserError: the chunks are too short, or too long for the model's window.
     """
+    timing.warp(np.zeros((1, 1)))  # compiles, for which the first word should not wait
     return Stream(Listener(recogniser, settings), recogniser.model.dims.seconds, settings)
 
 
