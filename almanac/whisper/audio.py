@@ -1,6 +1,7 @@
 """Sound in: any container's audio as 16 kHz mono (PyAV decodes it), and the log-mel spectrogram that the encoder reads (paper §2.2;
 official `audio.py`), of recordings of any length. What is heard in it is left to the other rooms."""
 
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,13 +50,22 @@ def read(path: Path | str) -> Samples:
 
 
 def read_pcm(path: Path | str) -> Pcm:
-    """The same in 16 bits, for recordings of hours."""
-    held = bytearray()  # grows in place, where joining blocks would take all of it twice
-    for block in _decoded(path):
-        held += block.tobytes()
-    if not held:
-        raise UserError(f"{path} holds no sound (0 seconds)", "check that the recording is not empty or cut short")
-    return np.frombuffer(held, np.int16)
+    """The same in 16 bits, for recordings of hours: they lie in a temporary file, of which memory holds what is being used.
+
+    Raises:
+        UserError: see `read`; or there is no room for that file.
+    """
+    try:
+        with tempfile.TemporaryFile() as held:
+            for block in _decoded(path):
+                held.write(block.tobytes())
+            held.flush()
+            if held.tell():
+                return np.asarray(np.memmap(held, np.int16, "c"))
+    except OSError as error:
+        what = f"{path} does not fit into {tempfile.gettempdir()} as plain sound ({error.strerror})"
+        raise UserError(what, "free some space (115 MB an hour), or set TMPDIR to another folder") from None
+    raise UserError(f"{path} holds no sound (0 seconds)", "check that the recording is not empty or cut short")
 
 
 def read_blocks(path: Path | str) -> Iterator[Samples]:
@@ -190,7 +200,8 @@ class LogMel:
         """How many there are before the silence."""
         last = self.frames + WINDOW // (2 * HOP) + 1  # frames of the silence hear the end
         blocks = ((first, min(first + _BLOCK, last)) for first in range(0, last, _BLOCK))
-        self._loudest = torch.stack([self._log(*block).max() for block in blocks]).max()
+        # numbers, not tensors: those that stay between large ones that go would scatter the memory
+        self._loudest = torch.tensor(max(self._log(*block).max().item() for block in blocks), device=device)
 
     def __call__(self, first: int, last: int) -> Float[Tensor, "mels frames"]:
         """The frames from `first` up to `last`, which may lie in the silence behind the recording."""

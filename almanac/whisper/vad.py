@@ -54,14 +54,16 @@ def speech(samples: audio.Samples | audio.Pcm) -> list[Stretch]:
 @torch.inference_mode()
 def probabilities(samples: audio.Samples | audio.Pcm) -> Float[np.ndarray, " chunks"]:
     """How likely each `CHUNK` holds speech; the last one is filled up with silence."""
-    network, state, parts = _network(), None, [np.zeros(0, np.float32)]
-    for first in range(0, len(samples), _BLOCK * CHUNK):
-        part = torch.from_numpy(audio.floats(samples[max(0, first - _CONTEXT) : first + _BLOCK * CHUNK]))
+    network, state = _network(), None
+    likely = np.empty(-(-len(samples) // CHUNK), np.float32)
+    for first in range(0, len(likely), _BLOCK):
+        begin, end = first * CHUNK, (first + _BLOCK) * CHUNK
+        part = torch.from_numpy(audio.floats(samples[max(0, begin - _CONTEXT) : end]))
         before = _CONTEXT if first == 0 else 0
         filled = F.pad(part, (before, (_CONTEXT - before - len(part)) % CHUNK))
-        likely, state = network(filled.unfold(0, _CONTEXT + CHUNK, CHUNK), state)
-        parts.append(likely.numpy())
-    return np.concatenate(parts)
+        found, state = network(filled.unfold(0, _CONTEXT + CHUNK, CHUNK), state)
+        likely[first : first + _BLOCK] = found.numpy()
+    return likely
 
 
 def joined(stretches: Iterable[Stretch], longest: int) -> list[Stretch]:
