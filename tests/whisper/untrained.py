@@ -29,7 +29,7 @@ def small(seconds: float = 6.0, seed: int = 3) -> Recogniser:
         torch.nn.init.normal_(decoder.positional_embedding, std=0.5)
         torch.nn.init.normal_(embedding, std=0.02)  # else each token would be followed by itself
         decoder.ln.weight.fill_(40)  # texts that are likely enough to stand
-        decoder.ln.weight[0], decoder.ln.bias[0] = 0, 1  # the first channel says how likely a token is whatever was heard
+        decoder.ln.weight[0], decoder.ln.bias[0] = 0, 1  # the first channel: how likely a token is, whatever was heard
         embedding[:, 0] = 0
         embedding[:256, 0] = -100  # bytes are rarely whole characters
         embedding[tokens.sot :, 0] = -4
