@@ -3,10 +3,12 @@ knows nothing of a page but its `build(services)`; both import this."""
 
 import functools
 import html
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from almanac.runtime.errors import UserError
 
@@ -27,23 +29,38 @@ class Services:
 
 def tells_errors(handler: Callable[P, R]) -> Callable[P, R]:
     """Make a page's event handler show a `UserError` as a message of two lines, and a defect of ours without its traceback,
-    which goes to the log."""
-    import gradio
+    which goes to the log. A handler that is an asynchronous generator stays one."""
 
     @functools.wraps(handler)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
+        with _telling():
             return handler(*args, **kwargs)
-        except UserError as error:
-            what, hint = error.what, error.hint
-        except gradio.Error:
-            raise
-        except Exception:
-            logging.getLogger(__name__).exception("a page's handler failed")
-            what, hint = "something went wrong here", "it is our defect, and stands in the server's log"
-        raise gradio.Error(f"<strong>{_sentence(what)}</strong><br>{_sentence(hint)}", print_exception=False)
 
-    return told
+    @functools.wraps(handler)
+    async def told_on_the_way(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        with _telling():
+            async with aclosing(cast(Any, handler)(*args, **kwargs)) as parts:
+                async for part in parts:
+                    yield part
+
+    return cast(Any, told_on_the_way) if inspect.isasyncgenfunction(handler) else told
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    import gradio
+
+    try:
+        yield
+        return
+    except UserError as error:
+        what, hint = error.what, error.hint
+    except gradio.Error:
+        raise
+    except Exception:
+        logging.getLogger(__name__).exception("a page's handler failed")
+        what, hint = "something went wrong here", "it is our defect, and stands in the server's log"
+    raise gradio.Error(f"<strong>{_sentence(what)}</strong><br>{_sentence(hint)}", print_exception=False)
 
 
 def _sentence(text: str) -> str:

@@ -20,8 +20,8 @@ from almanac.studio import pages
 from almanac.studio.theme import theme
 from almanac.systems import SYSTEMS, System
 
-UPLOAD_LIMIT = "40mb"
-"""Largest file that a page takes; photographs of 40 megapixels are smaller."""
+UPLOAD_LIMIT = "200mb"
+"""Largest file that a page takes; photographs of 40 megapixels are smaller, and so is half an hour of sound as one channel of a CD."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -392,6 +392,8 @@ def evaluate(
     manifest: Path | None = None,
     n: int = 200,
     beam_size: int = 5,
+    families: Path | None = None,
+    cleaning: bool = False,
     out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -401,7 +403,7 @@ def evaluate(
 
     With --manifest: errors in words (wer) and letters (cer) on your own recordings, normalised as the paper does, and how often their
     language was told right; of recordings without speech (lang zxx), how often text was made of them. Without: the whole table on
-    sets that training did not hear, into results/whisper/evaluate.json.
+    sets that training did not hear, into results/whisper/evaluate.json; or one of two experiments, --families or --cleaning.
 
     Args:
         model: models to measure (shipped names, published sizes or paths); default: the shipped model.
@@ -409,6 +411,9 @@ def evaluate(
             figures are given by `source` where there is one, else by folder.
         n: without --manifest: at most so many clips a set.
         beam_size: beams; 1: greedy.
+        families: the review's figure of robustness: train models of narrow and of diverse data in this folder (those that are there are
+            kept), measure them on familiar and on shifted recordings, and draw robustness.png.
+        cleaning: dirty a part of the real sets, and measure how much of it each heuristic of `clean` finds: cleaning.json.
         out: without --manifest: folder for the table; default: results/whisper.
         seed: of what is drawn.
         device: auto, cpu or cuda.
@@ -419,7 +424,7 @@ def evaluate(
     from almanac.whisper import recogniser
     from almanac.whisper.decoding import Options
 
-    names: tuple[str, ...] = model or (recogniser.DEFAULT,)
+    names = list(model) or [recogniser.DEFAULT]
     options = Options(beam_size=beam_size if beam_size > 1 else None, seed=seed)
     if manifest is not None:
         if len(names) > 1:
@@ -432,13 +437,41 @@ def evaluate(
         rows = [{"set": name, **scores} for name, scores in figures["by_set"].items()]
         console.result(figures if json else {"rows": rows}, json)
         return
+    folder = out or results.default_folder("whisper")
+    if cleaning:
+        _evaluate_cleaning(folder, seed, json)
+        return
+    if families is not None:
+        _evaluate_families(families, folder, n, seed, device, json)
+        return
     models = {name: recogniser.load(name, device) for name in names}
     rows = []
     with console.progress("listening", sum(verb.clips_in_table(found, n) for found in models.values())) as advance:
         for name, found in models.items():
             rows += verb.table(found, name, n, options, advance)
-    results.write("whisper", "evaluate", rows, seed, out or results.default_folder("whisper"), by="model")
+    results.write("whisper", "evaluate", rows, seed, folder, by="model")
     console.result({"rows": rows}, json)
+
+
+def _evaluate_cleaning(folder: Path, seed: int, json: bool) -> None:
+    from almanac.runtime import results
+    from almanac.whisper.clean import experiment, pipeline
+
+    rows = experiment.measure(pipeline.gather(experiment.entries(), _LIMITS), _LIMITS, seed)
+    results.write("whisper", "cleaning", rows, seed, folder)
+    console.result({"rows": rows}, json)
+
+
+def _evaluate_families(runs: Path, folder: Path, limit: int, seed: int, device: str, json: bool) -> None:
+    from almanac.runtime import results
+    from almanac.whisper import robustness
+
+    total = sum(len(family.models) for family in robustness.FAMILIES.values())
+    with console.progress("training and measuring", total, "models") as advance:
+        rows = robustness.run(runs, limit, seed, device, advance)
+    results.write("whisper", "robustness", rows, seed, folder)
+    figure = robustness.draw_figure(rows, folder / "robustness.png")
+    console.result({"rows": rows, "figure": str(figure)} if json else {"rows": rows}, json)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -15,6 +15,7 @@ from almanac.whisper.tokenizer import Task
 
 _NEEDED = ("id", "path", "lang", "text")
 _COLUMNS = (*_NEEDED, "task", "speaker", "source")
+_TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def read(path: Path) -> list[Entry]:
 
 def _entry(path: Path, line: int, row: dict[str, str | None]) -> Entry:
     values = {name: (row.get(name) or "").strip() for name in _COLUMNS}
-    task, language = values["task"] or "transcribe", values["lang"]
-    if task not in get_args(Task):
-        raise UserError(f"{path}, line {line}: the task is '{task}'", f"one of: {', '.join(get_args(Task))}")
+    wanted, language = values["task"] or "transcribe", values["lang"]
+    task = next((known for known in _TASKS if known == wanted), None)
+    if task is None:
+        raise UserError(f"{path}, line {line}: the task is '{wanted}'", f"one of: {', '.join(_TASKS)}")
     if language not in (*LANGUAGES, "", "zxx", "mul"):
         raise UserError(f"{path}, line {line}: the language is '{language}'", "a code such as en, or zxx for no speech")
     found = path.parent / values["path"]

@@ -124,7 +124,8 @@ class MultiHeadAttention(nn.Module):
         self, x: Float[Tensor, "batch length state"], other: Float[Tensor, "batch positions state"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of x, keys and values of `other`, each cut into heads."""
-        return self.heads(self.query(x)), self.heads(self.key(other)), self.heads(self.value(other))
+        key, value = self.heads(self.key(other)), self.heads(self.value(other))
+        return self.heads(self.query(x)).to(key.dtype), key, value
 
     def _merge(self, x: Float[Tensor, "batch heads length size"]) -> Float[Tensor, "batch length state"]:
         """Heads side by side, and out."""
@@ -146,7 +147,7 @@ class MultiHeadAttention(nn.Module):
         """The same, and what was attended to: scaled products, before the softmax."""
         scale = (x.shape[-1] // self.n_head) ** -0.25
         query, key = self.heads(self.query(x)) * scale, self.heads(self.key(other)) * scale
-        products = (query @ key.transpose(-1, -2)).float()
+        products = query.float() @ key.float().transpose(-1, -2)
         value = self.heads(self.value(other))
         return self._merge(products.softmax(-1).to(value.dtype) @ value), products
 
@@ -237,13 +238,14 @@ class AudioEncoder(nn.Module):
     """Log-mel frames to features, one for each 20 ms."""
 
     positional_embedding: Tensor
+    blocks: Sequence[EncoderBlock]
 
     def __init__(self, n_mels: int, n_ctx: int, n_state: int, n_head: int, n_layer: int):
         super().__init__()
         self.conv1 = nn.Conv1d(n_mels, n_state, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(n_state, n_state, kernel_size=3, stride=2, padding=1)
         self.register_buffer("positional_embedding", sinusoids(n_ctx, n_state))
-        self.blocks = nn.ModuleList(EncoderBlock(n_state, n_head) for _ in range(n_layer))
+        self.blocks = nn.ModuleList(EncoderBlock(n_state, n_head) for _ in range(n_layer))  # pyright: ignore[reportAttributeAccessIssue]
         self.ln_post = LayerNorm(n_state)
 
     def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch positions state"]:
@@ -294,12 +296,13 @@ class TextDecoder(nn.Module):
         first = self.blocks[0].attn
         context, state = self.positional_embedding.shape
         shape = (len(self.blocks), rows or len(sound), first.n_head, context, state // first.n_head)
-        cross = []
+        cross: list[tuple[Tensor, Tensor]] = []
         for block in self.blocks:
             attention = block.cross_attn
             keys = attention.heads(attention.key(sound)).transpose(-1, -2).contiguous()
             cross.append((keys, attention.heads(attention.value(sound)).contiguous()))
-        return Cache(sound.new_zeros(shape), sound.new_zeros(shape), cross)
+        like = cross[0][0]  # as precise as the projections
+        return Cache(like.new_zeros(shape), like.new_zeros(shape), cross)
 
     def step(self, tokens: Int[Tensor, "rows length"], cache: Cache) -> Float[Tensor, "rows length state"]:
         """Read the next tokens of each row, and keep them in the cache.
@@ -307,7 +310,7 @@ class TextDecoder(nn.Module):
         Returns:
             What `logits` makes likelihoods of; only those that are needed should be asked for.
         """
-        x = self._embed(tokens, cache.length, cache.keys.dtype)
+        x = self._embed(tokens, cache.length, self.positional_embedding.dtype)
         for block, keys, values, (cross_keys, cross_values) in zip(
             self.blocks, cache.keys, cache.values, cache.cross, strict=True
         ):

@@ -37,16 +37,17 @@ class Recogniser:
             return self.model.encoder(windows.to(parameter.device, parameter.dtype))
 
 
-def load(name: str, device_name: str = "auto") -> Recogniser:
+def load(name: str, device_name: str = "auto", precision: str = "fp32") -> Recogniser:
     """Load a model.
 
     Args:
         name: a shipped model; a published size (`tiny` … `turbo`), fetched from Hugging Face; the path of OpenAI's `.pt`, of Hugging Face's
             folder, or of weights of ours; or `hf://owner/repo`, `hf://owner/repo/file`.
         device_name: `auto`, `cpu` or `cuda`.
+        precision: `fp32`, which can be trained and saved; to listen faster, `auto`, `int8` or `bf16` (see `fast.prepare`).
 
     Raises:
-        UserError: there is no such model, it is damaged, or of another system.
+        UserError: there is no such model, it is damaged, or of another system; or no such precision.
     """
     where = device.resolve(device_name)
     path = _find(name)
@@ -56,6 +57,10 @@ def load(name: str, device_name: str = "auto") -> Recogniser:
     else:
         found = _ours(path)
     found.model.to(where).eval()
+    if precision != "fp32":
+        from almanac.whisper import fast  # numba takes half a second to load
+
+        fast.prepare(found.model, precision)
     return found
 
 

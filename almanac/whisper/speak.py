@@ -18,7 +18,7 @@ from almanac.whisper.audio import SAMPLE_RATE
 
 FLITE_VOICES = ("awb", "kal16", "rms", "slt")
 
-_RETRIEVAL, _PHONEME_EVENTS, _UTF8 = 1, 1, 1
+_SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 1, 1
 _RATE, _PITCH, _RANGE, _WORD_GAP = 1, 3, 4, 7
 _LIST_TERMINATED, _WORD, _END, _PHONEME = 0, 1, 5, 7
 
@@ -128,7 +128,7 @@ class _Espeak:
             raise UserError("espeak-ng is not installed", "pip install 'almanac[speech]'") from None
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         folder = str(espeakng_loader.get_data_path()).encode()
-        self.rate = self.library.espeak_Initialize(_RETRIEVAL, 0, folder, _PHONEME_EVENTS)
+        self.rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, folder, _PHONEME_EVENTS)
         if self.rate <= 0:
             raise UserError("espeak-ng could not be started", "its data may be damaged: reinstall espeakng-loader")
         self.pieces: list[np.ndarray] = []

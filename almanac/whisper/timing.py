@@ -64,12 +64,57 @@ def align(
         language: what is spoken.
         task: what the text is.
     """
+    products, probabilities = attend(model, tokenizer, text, sound, language, task)
+    heard = pictures(products[model.alignment_heads], positions).mean(0)
+    return place(tokenizer, text, heard, probabilities, language)
+
+
+@torch.inference_mode()
+def attend(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    text: Sequence[int],
+    sound: Float[Tensor, "positions state"],
+    language: str,
+    task: Task = "transcribe",
+) -> tuple[Float[Tensor, "layers heads tokens positions"], list[float]]:
+    """How each head of each layer attends to the sound (before the softmax) as the decoder is about to write each token, from the second
+    of the start of transcript on to what follows the end of text; and how likely each token of the text is among ordinary ones."""
     start = tokenizer.start(language, task)
     tokens = torch.tensor([[*start, tokenizer.no_timestamps, *text, tokenizer.eot]], device=sound.device)
     logits, products = model.decoder.attention(tokens, sound[None])
     probabilities = logits[0, len(start) : len(start) + len(text), : tokenizer.eot].softmax(-1)
     chosen = probabilities[torch.arange(len(text)), torch.tensor(text, dtype=torch.long)].tolist()
-    way = warp(-picture(products[:, 0][model.alignment_heads], positions)[len(start) : -1].double().cpu().numpy())
+    return products[:, 0], chosen
+
+
+def pictures(
+    products: Float[Tensor, "heads tokens all_positions"], positions: int
+) -> Float[Tensor, "heads tokens positions"]:
+    """Text against time, as each head sees it: attention over the positions that hold sound, normalised over the tokens and smoothed in
+    time."""
+    weights = products[..., :positions].softmax(-1)
+    deviation, mean = torch.std_mean(weights, -2, keepdim=True, unbiased=False)
+    return _median((weights - mean) / deviation)
+
+
+def place(
+    tokenizer: Tokenizer,
+    text: Sequence[int],
+    picture: Float[Tensor, "tokens positions"],
+    probabilities: Sequence[float],
+    language: str,
+) -> list[Word]:
+    """The words of a text along the way through its picture, whose last rows are those of the text and of its end.
+
+    Args:
+        tokenizer: the model's.
+        text: tokens.
+        picture: text against time.
+        probabilities: of each token.
+        language: what is spoken.
+    """
+    way = warp(-picture[-len(text) - 2 : -1].double().cpu().numpy())
     words = tokenizer.split_words([*text, tokenizer.eot], language)[:-1]
     if not words:
         return []
@@ -77,17 +122,9 @@ def align(
     first_positions = way[1][np.diff(way[0], prepend=-1) > 0]  # where each token begins
     times = (first_positions / _POSITIONS_PER_SECOND)[edges].tolist()
     return [
-        Word(word, times[index], times[index + 1], float(np.mean(chosen[first:last])), own)
+        Word(word, times[index], times[index + 1], float(np.mean(probabilities[first:last])), own)
         for index, ((word, own), (first, last)) in enumerate(zip(words, pairwise(edges), strict=True))
     ]
-
-
-def picture(products: Float[Tensor, "heads tokens all_positions"], positions: int) -> Float[Tensor, "tokens positions"]:
-    """Text against time: the heads' attention over the positions that hold sound, normalised over the tokens, smoothed in time, and
-    averaged."""
-    weights = products[..., :positions].softmax(-1)
-    deviation, mean = torch.std_mean(weights, -2, keepdim=True, unbiased=False)
-    return _median((weights - mean) / deviation).mean(0)
 
 
 def _median(x: Float[Tensor, "heads tokens positions"]) -> Float[Tensor, "heads tokens positions"]:

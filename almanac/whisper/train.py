@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from almanac.runtime import console, device, hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
-from almanac.whisper import audio, data, recogniser, tokenizer
+from almanac.whisper import audio, data, heads, recogniser, tokenizer
 from almanac.whisper.augment import Augmentation, Surroundings
 from almanac.whisper.data import Corpus, Recipe
 from almanac.whisper.model import Dims, Whisper
@@ -141,8 +141,12 @@ def train(
         "seed": seed,
     }
     learner.load_state_dict(fitted.weights)
+    found = Recogniser(learner.whisper.cpu().eval(), tokens)
+    known = timed_speech(corpus, dims.seconds)
+    if known:
+        found.model.alignment_heads = heads.choose(found, known)
     if console.is_main_process():
-        recogniser.save(Recogniser(learner.whisper, tokens), Path(out) / "model.safetensors", facts)
+        recogniser.save(found, Path(out) / "model.safetensors", facts)
     return facts
 
 
@@ -187,6 +191,16 @@ def multitask_loss(ctc: float) -> Callable[[nn.Module, Batch, torch.Generator], 
         return written + ctc * spelled
 
     return loss
+
+
+def timed_speech(corpus: Corpus, seconds: float, count: int = 60) -> list[heads.Known]:
+    """Phrases of a corpus whose words' times are known, evenly from all of it."""
+    timed = [
+        one
+        for one in corpus.utterances
+        if one.source == "phrases" and len(one.words) > 2 and one.length < seconds * audio.SAMPLE_RATE
+    ]
+    return [(corpus.sound(one), one.language, one.words) for one in timed[:: max(1, len(timed) // count)]]
 
 
 def vocabulary(preset: Preset, corpus: Corpus) -> Tokenizer:
