@@ -51,6 +51,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+@cache
+def multiplies_tiles() -> bool:
+    """Whether the CPU multiplies tiles of bfloat16 (AMX)."""
+    return "amx_bf16" in _cpu_flags()
+
+
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     """A context in which products run in bfloat16 where that is faster.
 

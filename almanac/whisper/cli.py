@@ -331,6 +331,8 @@ def train(
     decoder: int | None = None,
     seconds: float | None = None,
     vocabulary: int | None = None,
+    learning_rate: float | None = None,
+    start: str | None = None,
     compile: bool = False,
     resume: bool = False,
     seed: int = 0,
@@ -339,7 +341,7 @@ def train(
     workers: int = 2,
     json: bool = False,
 ) -> None:
-    """Train a recogniser from scratch; writes OUT/model.safetensors, which the other verbs take as --model.
+    """Train a recogniser, from scratch or from another (--start); writes OUT/model.safetensors, which the other verbs take as --model.
 
     It learns from recordings that are listed (`almanac whisper clean` makes such lists tidy) and from speech that machines make of
     phrases in six languages. The first run makes that speech, which takes minutes, and keeps it. A run that is stopped (Ctrl-C, SIGTERM,
@@ -360,6 +362,9 @@ def train(
         seconds: length of a window, instead of the preset's.
         vocabulary: tokens to learn, instead of the preset's; 51865: the published ones, which with --seconds 30 give a model that other
             programs run too (`almanac whisper convert`).
+        learning_rate: at its peak; default: the preset's, or a tenth of it with --start.
+        start: begin with this model's weights (a shipped name, a published size, a path or hf://owner/repo) instead of random ones: what it
+            knows, it need not learn. Its sizes, window and vocabulary stay, but for --seconds and --vocabulary.
         compile: run the network through torch.compile.
         resume: go on with the run in --out.
         seed: of weights, windows and what happens to them.
@@ -369,16 +374,26 @@ def train(
         json: print one JSON object.
     """
     from almanac.runtime import cluster as ray
+    from almanac.whisper import recogniser
     from almanac.whisper import train as recipe
 
+    begun = recogniser.load(start, "cpu") if start else None
     sizes = {"width": width, "encoder": encoder, "decoder": decoder, "seconds": seconds, "vocabulary": vocabulary}
     chosen = recipe.with_overrides(
-        recipe.PRESETS[preset], steps=steps, batch_size=batch_size, lists=data, made=made, compile=compile, **sizes
+        recipe.PRESETS[preset],
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        lists=data,
+        made=made,
+        compile=compile,
+        start=begun,
+        **sizes,
     )
     folder = (out or Path("runs") / f"whisper-{preset}").absolute()
 
     def run() -> dict[str, Any]:
-        return recipe.train(folder, chosen, seed=seed, device_name=device, resume=resume)
+        return recipe.train(folder, chosen, start=begun, seed=seed, device_name=device, resume=resume)
 
     gpus = 0 if device == "cpu" else 1
     facts = run() if cluster is None else ray.train(run, address=cluster, workers=workers, gpus=gpus)

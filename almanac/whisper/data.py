@@ -7,12 +7,13 @@ import json
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import chain, starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +25,9 @@ from almanac.whisper import audio, manifest
 from almanac.whisper import phrases as grammar
 from almanac.whisper.audio import SAMPLE_RATE, Samples
 from almanac.whisper.speak import FLITE_VOICES, Voice, has_flite, speak
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 HELD_OUT_SPEAKER = "jackson"
 """Of the spoken digits."""
@@ -213,11 +217,33 @@ def _make(recipe: Recipe, folder: Path) -> None:
 
 def _all_spoken(lines: Sequence[Line]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Lines spoken, many of them by as many processes as there are cores."""
-    if len(lines) < _WORTH_PROCESSES:
-        yield from map(_spoken, lines)
-        return
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_spoken, lines, chunksize=100)
+    return surviving(_spoken, lines) if len(lines) >= _WORTH_PROCESSES else map(_spoken, lines)
+
+
+def surviving(work: Callable[[Item], Result], items: Sequence[Item], chunk: int = 100) -> Iterator[Result]:
+    """work(item) of each item in order, by as many processes as there are cores, without the items at which a process dies: espeak-ng
+    crashes at one line of 70,000.
+
+    Args:
+        work: a function that can be pickled.
+        items: what it is given.
+        chunk: items that a process takes at once.
+    """
+    done, alone = 0, False
+    while done < len(items):
+        own = items[done : done + chunk] if alone else items[done:]
+        try:
+            with ProcessPoolExecutor(1 if alone else os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+                for found in pool.map(work, own, chunksize=1 if alone else chunk):
+                    yield found
+                    done += 1
+        except BrokenProcessPool:
+            if alone:
+                console.log(f"a process died at {items[done]}, which is left out")
+                done += 1
+            alone = not alone
+        else:
+            alone = False
 
 
 def _recorded(name: str, entry: manifest.Entry) -> tuple[np.ndarray, dict[str, Any]]:

@@ -4,6 +4,7 @@ stays float32. docs/log.md says what each saves, and what it costs in words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from almanac.nn.int8 import Int8Linear, joined_bias, multiply
+from almanac.nn.int8 import Int8Linear, joined_bias
 from almanac.runtime import device
 from almanac.runtime.errors import UserError
 from almanac.whisper import loops
@@ -109,8 +110,8 @@ class StepCache(Cache):
 
     came: Int[Tensor, "rows context"]
     """In which row's place each of a row's tokens is."""
-    heard: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
-    """Keys, their scales, values, their scales of each block, as `loops.listen` takes them."""
+    heard: list["_Sounds"]
+    """What each block attends to."""
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """See `Cache`."""
@@ -136,7 +137,8 @@ class StepDecoder(TextDecoder):
         rows, heads = rows or len(sound), self.blocks[0].attn.n_head
         keys, values = torch.empty(2, len(self.blocks), rows, heads, context, state // heads).unbind(0)
         came = torch.zeros(rows, context, dtype=torch.long)
-        heard = [_rounded(block.cross_attn, sound) for block in self.blocks]
+        kind = _HalfSounds if rows > len(sound) else _WholeSounds
+        heard = [kind(block.cross_attn, sound) for block in self.blocks]
         return StepCache(keys=keys, values=values, cross=[], came=came, heard=heard)
 
     def step(self, tokens: Int[Tensor, "rows length"], cache: Cache) -> Float[Tensor, "rows length state"]:
@@ -161,7 +163,7 @@ class _Layer:
         assert isinstance(attention, JoinedAttention)
         layers = (attention.qkv, attention.out, cross.query, cross.out, mlp[0], mlp[2])
         self.qkv, self.out, self.query, self.cross_out, self.wider, self.narrower = (
-            layer.arrays() for layer in layers if isinstance(layer, Int8Linear)
+            layer.multiply for layer in layers if isinstance(layer, Int8Linear)
         )
 
     def take(
@@ -171,30 +173,19 @@ class _Layer:
         values: np.ndarray,
         came: np.ndarray,
         seen: int,
-        heard: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        heard: "_Sounds",
     ) -> None:
         """Read the next tokens of each text; x, texts · tokens × state, is changed in place. See `loops.look_back`."""
-        normed, mixed, added = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+        normed, mixed = np.empty_like(x), np.empty_like(x)
         loops.normalise(x, *self.attn_ln, normed)
-        loops.look_back(_product(normed, self.qkv), keys, values, came, seen, mixed)
-        multiply(mixed, *self.out, added)
-        x += added
+        loops.look_back(self.qkv(normed), keys, values, came, seen, mixed)
+        x += self.out(mixed)
         loops.normalise(x, *self.cross_ln, normed)
-        multiply(normed, *self.query, added)
-        loops.listen(added, *heard, mixed)
-        multiply(mixed, *self.cross_out, added)
-        x += added
+        x += self.cross_out(heard.listen(self.query(normed)))
         loops.normalise(x, *self.mlp_ln, normed)
-        inner = _product(normed, self.wider)
+        inner = self.wider(normed)
         loops.gelu(inner.reshape(-1))
-        multiply(inner, *self.narrower, added)
-        x += added
-
-
-def _product(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    product = np.empty((len(x), len(layer[0])), np.float32)
-    multiply(x, *layer, product)
-    return product
+        x += self.narrower(inner)
 
 
 def _join(block: EncoderBlock | DecoderBlock, kind: Kind) -> None:
@@ -207,14 +198,59 @@ def _replace(module: nn.Module, names: tuple[str, ...], kind: Kind) -> None:
         setattr(module, name, kind(getattr(module, name)))
 
 
-def _rounded(
-    attention: MultiHeadAttention, sound: Float[Tensor, "sounds positions state"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What `loops.listen` takes of sounds."""
-    sounds, positions, state = sound.shape
-    shape = (sounds, attention.n_head, positions, state // attention.n_head)
-    keys, values = np.empty(shape, np.int8), np.empty(shape, np.int8)
-    key_scale, value_scale = np.empty(shape[:3], np.float32), np.empty(shape[:3], np.float32)
-    loops.rounded(attention.key(sound).float().numpy(), keys, key_scale)
-    loops.rounded(attention.value(sound).float().numpy(), values, value_scale)
-    return np.ascontiguousarray(keys.swapaxes(2, 3)), key_scale, values, value_scale
+class _Sounds(Protocol):
+    """Keys and values of sounds."""
+
+    def listen(self, query: Float[np.ndarray, "rows state"]) -> Float[np.ndarray, "rows state"]:
+        """Attend to them, as many successive rows to each as there are for it."""
+        ...
+
+
+class _WholeSounds:
+    """In eight bits: the least to read, for one row a sound.
+
+    Args:
+        attention: a block's.
+        sound: what the encoder made.
+    """
+
+    def __init__(self, attention: MultiHeadAttention, sound: Float[Tensor, "sounds positions state"]):
+        sounds, positions, state = sound.shape
+        shape = (sounds, attention.n_head, positions, state // attention.n_head)
+        self.keys, values = np.empty(shape, np.int8), np.empty(shape, np.int8)
+        self.key_scale, self.value_scale = np.empty(shape[:3], np.float32), np.empty(shape[:3], np.float32)
+        loops.rounded(attention.key(sound).float().numpy(), self.keys, self.key_scale)
+        loops.rounded(attention.value(sound).float().numpy(), values, self.value_scale)
+        self.values = np.ascontiguousarray(values.swapaxes(2, 3))
+
+    def listen(self, query: Float[np.ndarray, "rows state"]) -> Float[np.ndarray, "rows state"]:
+        """See `_Sounds`."""
+        each = len(query) // len(self.keys)
+        mixed = np.empty_like(query)
+        for row in range(each):  # more than one only where a text begins
+            found = np.empty((len(self.keys), query.shape[1]), np.float32)
+            own = np.ascontiguousarray(query[row::each])
+            loops.listen(own, self.keys, self.key_scale, self.values, self.value_scale, found)
+            mixed[row::each] = found
+        return mixed
+
+
+class _HalfSounds:
+    """In bfloat16, if the processor has fast products of that: the least to compute, for several rows a sound.
+
+    Args:
+        attention: a block's.
+        sound: what the encoder made.
+    """
+
+    def __init__(self, attention: MultiHeadAttention, sound: Float[Tensor, "sounds positions state"]):
+        kind = torch.bfloat16 if device.has_fast_bfloat16(sound.device) else torch.float32
+        keys, values = (attention.heads(project(sound)).to(kind) for project in (attention.key, attention.value))
+        self.keys, self.values = keys.mT.contiguous(), values.contiguous()
+
+    def listen(self, query: Float[np.ndarray, "rows state"]) -> Float[np.ndarray, "rows state"]:
+        """See `_Sounds`."""
+        sounds, heads, size, _ = self.keys.shape
+        own = torch.from_numpy(query).to(self.keys.dtype).view(sounds, -1, heads, size).transpose(1, 2)
+        heard = (own * size**-0.5 @ self.keys).softmax(-1) @ self.values
+        return heard.transpose(1, 2).reshape(query.shape).float().numpy()

@@ -16,7 +16,7 @@ from almanac.whisper.timing import Word
 
 TimedWord = tuple[str, float, float]
 """A word, or a few that are spoken as one, with start and end, s."""
-Known = tuple[Samples, str, list[TimedWord]]
+Known = tuple[Float[np.ndarray, " _"], str, list[TimedWord]]
 """Sound, language, and all words of its text in order."""
 
 
@@ -37,7 +37,7 @@ def choose(recogniser: Recogniser, known: Sequence[Known], most: int = 6) -> Boo
             heads = chosen.clone()
             heads[layer, head] = True
             trials.append((float(np.mean(errors(recogniser, heads, seen))), layer, head))
-        least, layer, head = min(trials)
+        least, layer, head = min(trials, default=(np.inf, 0, 0))
         if least >= best:
             break
         best, chosen[layer, head] = least, True

@@ -1,11 +1,10 @@
-"""What a step of the decoder is made of besides `nn.int8.multiply`, as loops compiled by numba: norms, attention to what was written and to
-sounds whose keys and values are in eight bits, and GELU. With one new token a text, `torch` spends most of its time on starting operations
-and on reading float32; these do neither. `fast` puts them together."""
+"""What a step of the decoder is made of besides `nn.int8`, as loops compiled by numba: norms, attention to what was written and to sounds,
+and GELU. With one new token a text, `torch` spends most of its time on starting operations. `fast` puts them together."""
 
 import numpy as np
 from numba import float32, int32
 
-from almanac.nn.int8 import compiled
+from almanac.nn.int8 import compiled, multiply_row
 
 
 @compiled
@@ -76,55 +75,27 @@ def listen(
     value_scale: np.ndarray,
     mixed: np.ndarray,
 ) -> None:
-    """Attend to sounds; as many successive rows share one as there are for it. Eight channels, and four positions, are added up before
-    memory is written to.
+    """Attend to sounds, a row to each.
 
     Args:
-        query: float32, rows × state.
-        keys: int8, sounds × heads × size × positions.
+        query: float32, sounds × state.
+        keys: int8, sounds × heads × positions × size.
         key_scale: float32, sounds × heads × positions.
-        values: int8, sounds × heads × positions × size.
+        values: int8, sounds × heads × size × positions.
         value_scale: float32, sounds × heads × positions.
-        mixed: float32, rows × state; written to.
+        mixed: float32, sounds × state; written to.
     """
-    sounds, heads, size, positions = keys.shape
-    each = len(query) // sounds
-    weights = np.empty(positions, np.float32)
+    sounds, heads, positions, size = keys.shape
+    weights, nothing, once = np.empty(positions, np.float32), np.zeros(positions, np.float32), np.ones(size, np.float32)
     scale = float32(1) / np.sqrt(float32(size))
     for sound in range(sounds):
         for head in range(heads):
-            key, value = keys[sound, head], values[sound, head]
-            for row in range(sound * each, (sound + 1) * each):
-                own = query[row, head * size : (head + 1) * size] * scale
-                weights[:] = 0
-                for i in range(0, size, 8):
-                    for p in range(positions):
-                        weights[p] += (
-                            own[i] * float32(key[i, p])
-                            + own[i + 1] * float32(key[i + 1, p])
-                            + own[i + 2] * float32(key[i + 2, p])
-                            + own[i + 3] * float32(key[i + 3, p])
-                            + own[i + 4] * float32(key[i + 4, p])
-                            + own[i + 5] * float32(key[i + 5, p])
-                            + own[i + 6] * float32(key[i + 6, p])
-                            + own[i + 7] * float32(key[i + 7, p])
-                        )
-                weights *= key_scale[sound, head]
-                softmax(weights)
-                weights *= value_scale[sound, head]
-                found = mixed[row, head * size : (head + 1) * size]
-                found[:] = 0
-                for p in range(0, positions - 3, 4):
-                    for i in range(size):
-                        found[i] += (
-                            weights[p] * float32(value[p, i])
-                            + weights[p + 1] * float32(value[p + 1, i])
-                            + weights[p + 2] * float32(value[p + 2, i])
-                            + weights[p + 3] * float32(value[p + 3, i])
-                        )
-                for p in range(positions - positions % 4, positions):
-                    for i in range(size):
-                        found[i] += weights[p] * float32(value[p, i])
+            first, last = head * size, (head + 1) * size
+            multiply_row(query[sound, first:last], keys[sound, head], key_scale[sound, head], nothing, weights)
+            weights *= scale
+            softmax(weights)
+            weights *= value_scale[sound, head]
+            multiply_row(weights, values[sound, head], once, nothing, mixed[sound, first:last])
 
 
 @compiled

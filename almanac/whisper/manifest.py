@@ -15,7 +15,7 @@ from almanac.whisper.tokenizer import Task
 
 _NEEDED = ("id", "path", "lang", "text")
 _COLUMNS = (*_NEEDED, "task", "speaker", "source")
-_TASKS: tuple[Task, ...] = get_args(Task)
+_TASKS: dict[str, Task] = {task: task for task in get_args(Task)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read(path: Path) -> list[Entry]:
 def _entry(path: Path, line: int, row: dict[str, str | None]) -> Entry:
     values = {name: (row.get(name) or "").strip() for name in _COLUMNS}
     wanted, language = values["task"] or "transcribe", values["lang"]
-    task = next((known for known in _TASKS if known == wanted), None)
+    task = _TASKS.get(wanted)
     if task is None:
         raise UserError(f"{path}, line {line}: the task is '{wanted}'", f"one of: {', '.join(_TASKS)}")
     if language not in (*LANGUAGES, "", "zxx", "mul"):

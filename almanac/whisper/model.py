@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from almanac.runtime import device
+
 HEAD_SIZE = 64
 """Channels of an attention head in every published size."""
 
@@ -186,9 +188,10 @@ class MultiHeadAttention(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    """Softmax attention over batch × heads × length × size. On the CPU in bfloat16, plain products are faster than torch's fused kernel,
-    most of all backwards (docs/log.md)."""
-    if query.is_cuda or query.dtype != torch.bfloat16:
+    """Softmax attention over batch × heads × length × size. On a CPU in bfloat16, plain products are faster than torch's fused kernel, but
+    where the processor multiplies tiles, and backwards even there (docs/log.md)."""
+    tiles = device.multiplies_tiles() and not torch.is_grad_enabled()
+    if query.is_cuda or query.dtype != torch.bfloat16 or tiles:
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     products = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
     if causal:

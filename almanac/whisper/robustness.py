@@ -28,7 +28,7 @@ _FIT = FitConfig(
     1_000, learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup_steps=100, ema_decay=0.99, save_every=200
 )
 _NARROW = Preset(
-    64, 2, 1, 3.0, 280, 16, _FIT, ctc=0.5, context=96,
+    64, 2, 1, 3.0, 280, 16, _FIT, spelling=2.0, context=96,
     recipe=Recipe(("fsdd",), 0, 0, flite=False),
     mix=Mix(no_speech=0.0, times=0.0, previous_text=0.0, single=0.7),
     augmentation=augment.NONE,
@@ -39,7 +39,7 @@ _DIVERSE = replace(
     vocabulary=512,
     context=160,
     recipe=Recipe(phrases=1500, open=750),
-    mix=Mix(single=0.5),
+    mix=Mix(single=0.5, easy=400),
     augmentation=augment.Augmentation(),
 )
 
@@ -70,7 +70,7 @@ FAMILIES = {
         "those digits, two readers' sentences and machines in six languages, disturbed; all tasks",
         {
             f"diverse-{width}-{steps}": _sized(_DIVERSE, width, steps)
-            for width, steps in ((64, 4000), (128, 3000), (128, 6000), (192, 4000), (192, 8000))
+            for width, steps in ((64, 1500), (64, 3000), (128, 1200), (128, 2400))
         },
     ),
 }

@@ -21,6 +21,10 @@ from almanac.whisper.tokenizer import PATTERN, SECONDS_PER_TIMESTAMP, Task, Toke
 
 IGNORED = -100
 """The target where there is no loss."""
+TimedWord = tuple[str, float, float]
+POSITIONS_PER_SECOND = 50
+SILENT = 256
+"""What is said where nobody speaks; letters are below it."""
 EASY_SECONDS = 3.0
 """Length of the windows that a training may begin with."""
 
@@ -44,8 +48,8 @@ class Mix:
     single: float = 0.2
     """Share with one utterance; the others are filled up."""
     easy: int = 0
-    """So many batches at first are of short windows with one utterance each, three times as many, from which a model that knows nothing
-    learns much sooner where to listen (docs/log.md)."""
+    """So many batches at first are of short windows with one utterance each, undisturbed, three times as many, from which a model that
+    knows nothing learns much sooner where to listen (docs/log.md)."""
     bpe_dropout: float = 0.1
     """Chance that a merge of tokens is left out (Provilkov et al. 2020)."""
 
@@ -59,10 +63,9 @@ class Batch:
     """What the decoder reads."""
     targets: Int[Tensor, "batch length"]
     """What comes after each; `IGNORED` where nobody asks."""
-    spelled: Int[Tensor, "batch said"]
-    """The ordinary tokens of what is said, in order, for a loss on the encoder alone; filled up with anything."""
-    said: Int[Tensor, " batch"]
-    """How many those are; −1 where they are not known: translations, and windows that end within an utterance."""
+    heard: Int[Tensor, "batch positions"]
+    """The letter that is being said at each position of the encoder, `SILENT` where nobody speaks; `IGNORED` in windows whose words'
+    times are not known."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Window:
     """From the previous text to the end of text."""
     told: int
     """How many of them come before the start of transcript."""
-    spelled: list[int] | None
+    heard: Int[Tensor, " positions"] | None
     """See `Batch`; None: not known."""
 
 
@@ -84,6 +87,8 @@ class _Segment:
 
     samples: Samples
     text: str
+    words: list[TimedWord] | None
+    """What is said, and when, s from its start; None: not known."""
 
 
 class Sampler:
@@ -143,16 +148,14 @@ class Sampler:
         longest = max(len(window.tokens) for window in windows)
         tokens = torch.full((len(windows), longest - 1), self.tokenizer.eot)
         targets = torch.full_like(tokens, IGNORED)
-        spelled = torch.zeros(len(windows), longest, dtype=torch.long)
-        said = torch.full((len(windows),), -1)
         for row, window in enumerate(windows):
             own = torch.tensor(window.tokens)
             tokens[row, : len(own) - 1] = own[:-1]
             targets[row, window.told : len(own) - 1] = own[window.told + 1 :]
-            if window.spelled is not None:
-                spelled[row, : len(window.spelled)] = torch.tensor(window.spelled, dtype=torch.long)
-                said[row] = len(window.spelled)
-        return Batch(torch.stack([window.mel for window in windows]), tokens, targets, spelled, said)
+        mel = torch.stack([window.mel for window in windows])
+        unknown = torch.full((mel.shape[2] // 2,), IGNORED)
+        heard = torch.stack([unknown if window.heard is None else window.heard for window in windows])
+        return Batch(mel, tokens, targets, heard)
 
     def window(self, draw: Random, easy: bool = False) -> Window:
         """A window that is drawn.
@@ -164,17 +167,28 @@ class Sampler:
         length = min(self.length, round(EASY_SECONDS * SAMPLE_RATE)) if easy else self.length
         if draw.random() < self.mix.no_speech:
             samples, tokens = self._without_speech(length, draw)
-            told, spelled = 0, []
+            told, words = 0, []
         else:
-            samples, tokens, told, spelled = self._with_speech(length, easy, draw)
+            samples, tokens, told, words = self._with_speech(length, easy, draw)
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
-        if draw.random() < 0.3:
+        if not easy and draw.random() < 0.3:
             mel = augment.raised_floor(mel, draw.uniform(0, 60))
-        if draw.random() < self.how.masks:
+        if not easy and draw.random() < self.how.masks:
             mel = augment.masked(mel, draw)
-        return Window(mel, tokens, told, spelled)
+        return Window(mel, tokens, told, None if words is None else self._heard(mel.shape[1] // 2, words))
 
-    def _with_speech(self, length: int, easy: bool, draw: Random) -> tuple[Samples, list[int], int, list[int] | None]:
+    def _heard(self, positions: int, words: Sequence[TimedWord]) -> Int[Tensor, " positions"]:
+        """See `Batch`; a word's time is divided evenly among its letters."""
+        heard = torch.full((positions,), SILENT)
+        for word, start, end in words:
+            first, last = (min(positions, round(time * POSITIONS_PER_SECOND)) for time in (start, end))
+            own = torch.tensor(letters(word))
+            heard[first:last] = own[torch.arange(last - first) * len(own) // max(1, last - first)]
+        return heard
+
+    def _with_speech(
+        self, length: int, easy: bool, draw: Random
+    ) -> tuple[Samples, list[int], int, list[TimedWord] | None]:
         mix, tokenizer = self.mix, self.tokenizer
         sources = self.easy_groups if easy else self.groups
         weights = [mix.sources.get(source, 1.0) for source in sources]
@@ -184,7 +198,8 @@ class Sampler:
         translate = bool(group[0].english) and draw.random() < mix.translate
         task: Task = "translate" if translate else "transcribe"
         times = bool(draw.random() < mix.times)
-        window, body, whole = np.zeros(length, np.float32), [], True
+        window, body = np.zeros(length, np.float32), []
+        words: list[TimedWord] | None = []
         cursor = int(draw.uniform(0, 0.8) ** 2 * SAMPLE_RATE)
         previous = draw.random() < mix.previous_text and not easy
         alone = easy or draw.random() < mix.single
@@ -197,22 +212,23 @@ class Sampler:
             if body and cursor + len(segment.samples) > length:
                 if times and draw.random() < 0.6 and cursor < length - SAMPLE_RATE // 3:
                     window[cursor:] += segment.samples[: length - cursor]  # it goes on in the next window
+                    words = _joined(words, segment.words, start)
                     body.append(self._time(start))
-                    whole = False
                 break
             if cursor + len(segment.samples) > length:
                 cursor = length - len(segment.samples)
                 start, end = cursor / SAMPLE_RATE, length / SAMPLE_RATE
             window[cursor : cursor + len(segment.samples)] += segment.samples
+            words = _joined(words, segment.words, start)
             body += [self._time(start), *own, self._time(end)] if times else own
             cursor += len(segment.samples) + int(draw.exponential(0.35) * SAMPLE_RATE)
             if alone or cursor > length - SAMPLE_RATE // 4:
                 break
         told = self._previous(group, translate, times, draw) if previous else []
         start_tokens = tokenizer.start(language, task, times)
-        window = augment.surroundings(window, self.how, self.around, draw)
-        spelled = [token for token in body if token < tokenizer.eot] if whole and not translate else None
-        return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), spelled
+        if not easy:
+            window = augment.surroundings(window, self.how, self.around, draw)
+        return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), words
 
     def _segment(self, group: Sequence[Utterance], longest: int, translate: bool, draw: Random) -> _Segment:
         """An utterance of at most so many samples; or a few digits of one speaker, one after another."""
@@ -220,16 +236,20 @@ class Sampler:
         several = group[0].source == "fsdd" and draw.random() < 0.7
         chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
         said, pieces, length = [], [], 0
+        words: list[TimedWord] | None = []
         for utterance in chosen:
             sound = self.corpus.sound(utterance)
             pause = int(draw.uniform(0.02, 0.4) * SAMPLE_RATE)
-            length += len(sound) + pause
-            if said and length > longest * self.how.slowest:
+            if said and length + len(sound) > longest * self.how.slowest:
                 break
+            words = _joined(words, _words(utterance), length / SAMPLE_RATE)
+            length += len(sound) + pause
             said.append(utterance.english if translate else utterance.text)
             level = 0.3 / (np.abs(sound).max() + 1e-6) if several else 1.0
             pieces += [sound * level, np.zeros(pause, np.float32)]
-        return _Segment(augment.at_speed(np.concatenate(pieces[:-1]), factor), " ".join(said))
+        if words is not None:
+            words = [(word, start / factor, end / factor) for word, start, end in words]
+        return _Segment(augment.at_speed(np.concatenate(pieces[:-1]), factor), " ".join(said), words)
 
     def _previous(self, group: Sequence[Utterance], translate: bool, times: bool, draw: Random) -> list[int]:
         """What was said before, its latest tokens."""
@@ -274,6 +294,24 @@ class Sampler:
         if draw.random() < 0.5 or not self.mix.bpe_dropout:
             return self.tokenizer.encode(" " + text)
         return dropped_out(self.tokenizer, " " + text, self.mix.bpe_dropout, random.Random(int(draw.integers(2**32))))
+
+
+def letters(text: str) -> list[int]:
+    """The bytes of a text in lower case, without the space before it."""
+    return list(text.strip().lower().encode())
+
+
+def _words(utterance: Utterance) -> list[TimedWord] | None:
+    """When its words are said, where that is known; a single word takes all of it."""
+    alone = utterance.text and " " not in utterance.text
+    return utterance.words or ([(utterance.text, 0.0, utterance.length / SAMPLE_RATE)] if alone else None)
+
+
+def _joined(words: list[TimedWord] | None, more: Sequence[TimedWord] | None, start: float) -> list[TimedWord] | None:
+    """Words, and those of what begins at `start`."""
+    if words is None or more is None:
+        return None
+    return [*words, *((word, start + first, start + last) for word, first, last in more)]
 
 
 def dropped_out(tokenizer: Tokenizer, text: str, chance: float, draw: random.Random) -> list[int]:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from almanac.runtime import console, device, hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
-from almanac.whisper import audio, data, heads, recogniser, tokenizer
+from almanac.whisper import adapt, audio, data, heads, recogniser, tokenizer
 from almanac.whisper.augment import Augmentation, Surroundings
 from almanac.whisper.data import Corpus, Recipe
 from almanac.whisper.model import Dims, Whisper
 from almanac.whisper.recogniser import Recogniser
-from almanac.whisper.sampler import IGNORED, Batch, Mix, Sampler
+from almanac.whisper.sampler import IGNORED, SILENT, Batch, Mix, Sampler
 from almanac.whisper.tokenizer import Tokenizer
 
 OFFICIAL_VOCABULARY = 51_865
@@ -47,7 +47,7 @@ class Preset:
     """Windows a batch."""
     fit: FitConfig
     """How to optimise."""
-    ctc: float = 0.0
+    spelling: float = 0.0
     """Weight of a loss on the encoder alone (`Learner`); it spares a small run most of its search for where to listen (docs/log.md)."""
     context: int = 256
     """Tokens that the decoder can look back on; half of them are for the previous text."""
@@ -69,7 +69,7 @@ _FIT = FitConfig(
     save_every=250,
 )
 PRESETS = {
-    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=5_000), ctc=0.5, mix=Mix(easy=2_000)),
+    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=5_000), spelling=2.0, mix=Mix(easy=1_000)),
     "gpu": Preset(
         384,
         6,
@@ -78,7 +78,7 @@ PRESETS = {
         2048,
         256,
         replace(_FIT, steps=20_000, warmup_steps=1000, ema_decay=0.999, save_every=1000, compile=True),
-        ctc=0.3,
+        spelling=1.0,
         recipe=Recipe(phrases=20_000, open=40_000),
     ),
     # Tiny of Table 1, by appendix F, for 2^20 updates of 256 windows of the user's own lists; its schedule is linear, ours a cosine.
@@ -101,6 +101,7 @@ def train(
     out: Path,
     preset: Preset,
     *,
+    start: Recogniser | None = None,
     seed: int = 0,
     device_name: str = "auto",
     resume: bool = False,
@@ -110,6 +111,7 @@ def train(
     Args:
         out: the run's folder.
         preset: network, speech, batch and optimisation.
+        start: a model to begin with, which `with_overrides` made the preset fit; None: random weights.
         seed: of weights, windows and what happens to them.
         device_name: `auto`, `cpu` or `cuda`.
         resume: go on with the run in `out`.
@@ -118,14 +120,27 @@ def train(
         The facts that the weights carry: the speech (`hours`, `recipe`), and how they came to be.
     """
     corpus = data.prepare(preset.recipe)
-    tokens = vocabulary(preset, corpus)
-    dims = dims_of(preset, tokens)
     torch.manual_seed(seed)
-    learner = Learner(initialised(Whisper(dims)), tokens.eot)
+    if start is None:
+        tokens = vocabulary(preset, corpus)
+        whisper = initialised(Whisper(dims_of(preset, tokens)))
+    else:
+        same = preset.vocabulary == start.model.dims.n_vocab
+        tokens = start.tokenizer if same else vocabulary(preset, corpus)
+        whisper = adapt.adapted(start, tokens, preset.seconds, preset.context)
+    dims = whisper.dims
+    learner = Learner(whisper)
     sampler = Sampler(corpus, tokens, dims, preset.mix, preset.augmentation, heard_around(), preset.batch_size, seed)
     started = time.time()
     fitted = fit(
-        learner, multitask_loss(preset.ctc), sampler, preset.fit, out, seed=seed, device_name=device_name, resume=resume
+        learner,
+        multitask_loss(preset.spelling),
+        sampler,
+        preset.fit,
+        out,
+        seed=seed,
+        device_name=device_name,
+        resume=resume,
     )
     seen = fitted.step * preset.batch_size * preset.fit.accumulate
     facts = {
@@ -151,44 +166,32 @@ def train(
 
 
 class Learner(nn.Module):
-    """A model while it learns: a layer on its encoder spells what is said, position by position, as in joint CTC and attention (Kim,
-    Hori & Watanabe 2017). The layer is not kept.
+    """A model while it learns: a layer on its encoder tells at each position which letter is being said, if any. The layer is not kept."""
 
-    Args:
-        whisper: the model.
-        blank: as many ordinary tokens as there are; the class after them means nothing new.
-    """
-
-    def __init__(self, whisper: Whisper, blank: int):
+    def __init__(self, whisper: Whisper):
         super().__init__()
-        self.whisper, self.blank = whisper, blank
-        self.spell = nn.Linear(whisper.dims.n_audio_state, blank + 1)
+        self.whisper = whisper
+        self.spell = nn.Linear(whisper.dims.n_audio_state, SILENT + 1)
 
     def forward(
         self, mel: Float[Tensor, "batch mels frames"], tokens: Int[Tensor, "batch length"]
-    ) -> tuple[Float[Tensor, "batch length vocabulary"], Float[Tensor, "batch positions classes"]]:
-        """Logits of the next tokens, and of what is spelled."""
+    ) -> tuple[Float[Tensor, "batch length vocabulary"], Float[Tensor, "batch positions letters"]]:
+        """Logits of the next tokens, and of letters."""
         sound = self.whisper.encoder(mel)
         return self.whisper.decoder(tokens, sound), self.spell(sound)
 
 
-def multitask_loss(ctc: float) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
-    """Mean negative log-likelihood of the tokens that are asked for, and by a weight that of spelling what is said
-    (CTC, Graves et al. 2006), of a `Learner`."""
+def multitask_loss(spelling: float) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
+    """Mean negative log-likelihood of the tokens that are asked for, and by a weight that of the letters at the encoder's positions, of a
+    `Learner`."""
 
     def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        logits, spelling = model(batch.mel, batch.tokens)
+        logits, letters = model(batch.mel, batch.tokens)
         written = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
-        known = batch.said >= 0
-        if not ctc or not known.any():
+        if not spelling or bool((batch.heard == IGNORED).all()):
             return written
-        spelling, said = spelling[known].float(), batch.said[known]
-        positions = torch.full_like(said, spelling.shape[1])
-        likelihoods = spelling.log_softmax(-1).transpose(0, 1)
-        spelled = F.ctc_loss(
-            likelihoods, batch.spelled[known], positions, said, blank=spelling.shape[-1] - 1, zero_infinity=True
-        )
-        return written + ctc * spelled
+        heard = F.cross_entropy(letters.flatten(0, 1).float(), batch.heard.flatten(), ignore_index=IGNORED)
+        return written + spelling * heard
 
     return loss
 
@@ -254,14 +257,16 @@ def with_overrides(
     decoder: int | None = None,
     seconds: float | None = None,
     vocabulary: int | None = None,
+    learning_rate: float | None = None,
     lists: tuple[str, ...] = (),
     made: bool = True,
     compile: bool = False,
+    start: Recogniser | None = None,
 ) -> Preset:
-    """A preset with what the person changed of it.
+    """A preset with what the person changed of it. To begin with a model, it is as large as that, and learns a tenth as fast.
 
     Raises:
-        UserError: a number is below 1, or the width is not of whole heads.
+        UserError: a number is below 1, the width is not of whole heads, or a model's sizes are asked to change.
     """
     changed = {
         "batch_size": batch_size,
@@ -275,10 +280,20 @@ def with_overrides(
             raise UserError(f"{name} is {value}", "give a number from 1 on")
     if width is not None and width % 64:
         raise UserError(f"width is {width}", "give a multiple of 64, the channels of a head")
+    if start is not None and (width or encoder or decoder):
+        raise UserError(
+            "a model that a training begins with keeps its width and its blocks", "leave them out, or --start"
+        )
     recipe = replace(preset.recipe, real=lists or preset.recipe.real)
     if not made:
         recipe = replace(recipe, phrases=0, open=0)
     fit = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
+    if start is not None:
+        sizes = start.model.dims
+        preset = replace(preset, seconds=sizes.seconds, vocabulary=sizes.n_vocab, context=sizes.n_text_ctx)
+        fit = replace(fit, learning_rate=fit.learning_rate / 10)
+    if learning_rate is not None:
+        fit = replace(fit, learning_rate=learning_rate)
     known = {name: value for name, value in {**changed, "seconds": seconds}.items() if value}
     if seconds is not None and seconds > 10:
         known["context"] = 448  # as many tokens as the published models have for 30 s

@@ -13,7 +13,7 @@ from almanac.whisper.augment import Augmentation
 from almanac.whisper.transcribe import Settings, transcribe
 
 SMALL = train.Preset(
-    64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), ctc=0.5, context=64,
+    64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), spelling=0.5, context=64,
     augmentation=Augmentation(room=0.0, codec=0.0),
     recipe=data.Recipe((), phrases=8, open=2, languages=("en", "de"), flite=False),
 )  # fmt: skip
