@@ -15,6 +15,7 @@ TaskName = Literal["transcribe", "translate"]
 Format = Literal["txt", "srt", "vtt", "tsv", "json", "all"]
 Published = Literal["openai", "hf"]
 Preset = Literal["cpu", "gpu", "paper"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 _LIMITS = Limits()
 
 
@@ -46,6 +47,7 @@ def transcribe(
     logprob_limit: float = -1.0,
     no_speech_limit: float = 0.6,
     silence_limit: float | None = None,
+    precision: Precision = "auto",
     seed: int = 0,
     device: str = "auto",
     json: bool = False,
@@ -84,6 +86,8 @@ def transcribe(
         logprob_limit: a text whose tokens' mean log-probability is below this is a guess.
         no_speech_limit: a window that is a guess, and more likely than this without speech, is silence.
         silence_limit: leave out what was likely invented between silences longer than this, s.
+        precision: of the network's numbers: fp32 is the published arithmetic; int8 (for CPUs) and bf16 are faster, and hardly a word
+            differs; auto: int8 on a CPU, bf16 on a GPU.
         seed: of what is drawn.
         device: auto, cpu or cuda.
         json: print one JSON object: text, segments, language; of several files, {"recordings": […]}.
@@ -106,7 +110,7 @@ def transcribe(
         length_penalty=length_penalty,
         seed=seed,
     )
-    listener = recogniser.load(model or recogniser.DEFAULT, device)
+    listener = recogniser.load(model or recogniser.DEFAULT, device, precision)
     settings = verb.Settings(
         options, temperatures, best_of, compression_ratio_limit, logprob_limit, no_speech_limit, previous_text, prompt,
         keep_prompt, words, clips or (0.0,), silence_limit, vad, batch_size,
@@ -230,6 +234,7 @@ def stream(
     previous_text: bool = True,
     fast: bool = False,
     events: bool = False,
+    precision: Precision = "auto",
     seed: int = 0,
     device: str = "auto",
     json: bool = False,
@@ -250,6 +255,7 @@ def stream(
         previous_text: with --no-previous-text the model is not told what was said before the sound that it hears.
         fast: the sound can wait: take FILE, or a pipe, as fast as it can be listened to, chunk by chunk.
         events: print each chunk's news as a line of JSON, instead of the text: heard (s), committed (words), tentative, pause.
+        precision: of the network's numbers; see `almanac whisper transcribe --help`.
         seed: of what is drawn.
         device: auto, cpu or cuda.
         json: print one JSON object at the end, instead of the text: text, language, words, latency.
@@ -263,7 +269,7 @@ def stream(
     if events and json:
         raise UserError("--events and --json both want stdout", "leave one out")
     sound = listen.source(file, fast)
-    listener = recogniser.load(model or recogniser.DEFAULT, device)
+    listener = recogniser.load(model or recogniser.DEFAULT, device, precision)
     options = Options(task=task, language=None if language == "auto" else language, seed=seed)
     options = transcribe.checked(listener, transcribe.Settings(options)).options
     listening = verb.begin(listener, verb.Settings(options, chunk_seconds, pause_seconds, prompt, previous_text))
@@ -284,6 +290,7 @@ def serve(
     port: int = int(os.environ.get("ALMANAC_PORT", "8000")),
     max_megabytes: float = 25.0,
     max_minutes: float = 120.0,
+    precision: Precision = "auto",
     seed: int = 0,
     device: str = os.environ.get("ALMANAC_DEVICE", "auto"),
 ) -> None:
@@ -296,6 +303,7 @@ def serve(
         port: port to listen on ($ALMANAC_PORT); 0 takes a free one.
         max_megabytes: of an upload.
         max_minutes: of a recording.
+        precision: of the network's numbers; see `almanac whisper transcribe --help`.
         seed: of what is drawn.
         device: auto, cpu or cuda ($ALMANAC_DEVICE).
     """
@@ -310,7 +318,7 @@ def serve(
 
     names = model or (recogniser.DEFAULT,)
     with serving.listen(host, port) as listener:
-        recognisers = {api.short_name(name): recogniser.load(name, device) for name in names}
+        recognisers = {api.short_name(name): recogniser.load(name, device, precision) for name in names}
         address = f"http://{host}:{listener.getsockname()[1]}"
         limits = api.Limits(round(max_megabytes * 2**20), max_minutes * 60)
         console.log(f"{', '.join(recognisers)} at {address}/v1 (Ctrl-C stops it)")
@@ -410,6 +418,7 @@ def evaluate(
     families: Path | None = None,
     cleaning: bool = False,
     out: Path | None = None,
+    precision: Precision = "auto",
     seed: int = 0,
     device: str = "auto",
     json: bool = False,
@@ -430,6 +439,7 @@ def evaluate(
             kept), measure them on familiar and on shifted recordings, and draw robustness.png.
         cleaning: dirty a part of the real sets, and measure how much of it each heuristic of `clean` finds: cleaning.json.
         out: without --manifest: folder for the table; default: results/whisper.
+        precision: of the network's numbers; see `almanac whisper transcribe --help`.
         seed: of what is drawn.
         device: auto, cpu or cuda.
         json: print one JSON object.
@@ -446,7 +456,7 @@ def evaluate(
             raise UserError(f"--manifest measures one model, not {len(names)}", "give one --model")
         clips = verb.of_list(manifest)
         with console.progress("listening", len(clips), "clips") as advance:
-            found = recogniser.load(names[0], device)
+            found = recogniser.load(names[0], device, precision)
             heard = [(one, advance())[0] for one in verb.listen(found, clips, options)]
         figures = verb.summary(heard)
         rows = [{"set": name, **scores} for name, scores in figures["by_set"].items()]
@@ -459,7 +469,7 @@ def evaluate(
     if families is not None:
         _evaluate_families(families, folder, n, seed, device, json)
         return
-    models = {name: recogniser.load(name, device) for name in names}
+    models = {name: recogniser.load(name, device, precision) for name in names}
     rows = []
     with console.progress("listening", sum(verb.clips_in_table(found, n) for found in models.values())) as advance:
         for name, found in models.items():

@@ -345,4 +345,4 @@ def _pcm(samples: Float[np.ndarray, " samples"]) -> audio.Pcm:
 
 @lru_cache(maxsize=4)
 def _load(name: str, device: str) -> Recogniser:
-    return recogniser.load(name, device)
+    return recogniser.load(name, device, "auto")

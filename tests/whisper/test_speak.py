@@ -1,5 +1,8 @@
 """Machines' speech: the sound is there, and the times of its words are those of the sound."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -80,3 +83,15 @@ def test_phrases_have_a_column_for_each_language():
         phrase = phrases.phrase(draw)
         assert tuple(phrase) == phrases.LANGUAGES
         assert all(text == " ".join(text.split()) and "{" not in text for text in phrase.values())
+
+
+def _kills_itself_at_seven(number: int) -> int:
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return 2 * number
+
+
+def test_lines_at_which_the_engine_crashes_are_left_out(capfd):
+    found = list(data.surviving(_kills_itself_at_seven, range(12), chunk=3))
+    assert found == [2 * number for number in range(12) if number != 7]
+    assert "a process died at 7" in capfd.readouterr().err
