@@ -1,7 +1,7 @@
 """Linear layers whose weights are kept in eight bits, with a scale for each output, on a CPU; for inference. A decoder's step has few rows,
-so its time goes into reading weights, and here they are a quarter of the bytes. A single row is multiplied by a loop compiled by numba, in
-float32. Several are oneDNN's integer products, where the processor has the instructions (VNNI, AMX), with each input as two numbers of
-eight bits, a coarse and a fine one. Why one is not enough, which PyTorch's own layers in eight bits have, is in docs/log.md."""
+so its time goes into reading weights, and here they are a quarter of the bytes. Products of few rows and weights are loops compiled by
+numba, in float32. Larger ones are oneDNN's, of integers, where the processor has the instructions (VNNI, AMX), with each input as two
+numbers of eight bits, a coarse and a fine one. Why one is not enough, which PyTorch's own layers have, is in docs/log.md."""
 
 import inspect
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 _FEW = 32
 """Rows up to which the loop is about as fast as making the weights float32 and multiplying those."""
+_LARGE = 2**23
+"""Rows × weights from which integer products of several rows pay."""
 _SMALLEST = 1e-12
 """Rows of zeros are divided by this."""
 
@@ -56,7 +58,7 @@ class Int8Linear(nn.Module):
         """Multiply contiguous float32."""
         weight, scale, bias = self._arrays
         product = np.empty((len(x), len(weight)), np.float32)
-        if self._product and len(x) > 1:
+        if self._product and len(x) > 1 and len(x) * weight.size >= _LARGE:
             parts, step = np.empty((2, *x.shape), np.int8), np.empty(len(x), np.float32)
             halve(x, parts, step)
             join(self._product(parts.reshape(-1, x.shape[1])), step, scale, bias, product)
@@ -154,23 +156,59 @@ def multiply(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndar
         bias: float32, of each output.
         product: float32, rows × outputs; written to.
     """
-    rows, inputs = x.shape
+    rows = len(x)
     fives = rows // 5 * 5
+    for row in range(0, fives, 5):  # as many as a search usually has
+        multiply_five(x[row : row + 5], weight, scale, bias, product[row : row + 5])
     for row in range(fives, rows):
         multiply_row(x[row], weight, scale, bias, product[row])
-    for output in range(len(weight) if fives else 0):
-        own = weight[output]
-        for row in range(0, fives, 5):  # a weight once made a float serves five rows, as many as a search usually has
-            a, b, c, d, e = float32(0), float32(0), float32(0), float32(0), float32(0)
+
+
+@compiled
+def multiply_five(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray, product: np.ndarray) -> None:
+    """The same for five rows, which a weight serves once it is a float; by four outputs at a time, see `multiply_row`."""
+    zero, inputs, fourth = float32(0), x.shape[1], len(weight) // 4
+    x0, x1, x2, x3, x4 = x[0], x[1], x[2], x[3], x[4]
+    for o in range(fourth):
+        w0, w1, w2, w3 = weight[o], weight[o + fourth], weight[o + 2 * fourth], weight[o + 3 * fourth]
+        a0, a1, a2, a3, a4 = zero, zero, zero, zero, zero
+        b0, b1, b2, b3, b4 = zero, zero, zero, zero, zero
+        c0, c1, c2, c3, c4 = zero, zero, zero, zero, zero
+        d0, d1, d2, d3, d4 = zero, zero, zero, zero, zero
+        for i in range(inputs):
+            v0, v1, v2, v3, v4 = x0[i], x1[i], x2[i], x3[i], x4[i]
+            a, b, c, d = float32(w0[i]), float32(w1[i]), float32(w2[i]), float32(w3[i])
+            a0 += a * v0
+            a1 += a * v1
+            a2 += a * v2
+            a3 += a * v3
+            a4 += a * v4
+            b0 += b * v0
+            b1 += b * v1
+            b2 += b * v2
+            b3 += b * v3
+            b4 += b * v4
+            c0 += c * v0
+            c1 += c * v1
+            c2 += c * v2
+            c3 += c * v3
+            c4 += c * v4
+            d0 += d * v0
+            d1 += d * v1
+            d2 += d * v2
+            d3 += d * v3
+            d4 += d * v4
+        totals = ((a0, a1, a2, a3, a4), (b0, b1, b2, b3, b4), (c0, c1, c2, c3, c4), (d0, d1, d2, d3, d4))
+        for part, of_rows in enumerate(totals):
+            place = o + part * fourth
+            for row, total in enumerate(of_rows):
+                product[row, place] = total * scale[place] + bias[place]
+    for o in range(4 * fourth, len(weight)):
+        for row in range(5):
+            total = zero
             for i in range(inputs):
-                w = float32(own[i])
-                a += w * x[row, i]
-                b += w * x[row + 1, i]
-                c += w * x[row + 2, i]
-                d += w * x[row + 3, i]
-                e += w * x[row + 4, i]
-            for place, total in enumerate((a, b, c, d, e)):
-                product[row + place, output] = total * scale[output] + bias[output]
+                total += float32(weight[o, i]) * x[row, i]
+            product[row, o] = total * scale[o] + bias[o]
 
 
 @compiled

@@ -360,7 +360,7 @@ def train(
             model, for lists of many thousand hours).
         data: lists of recordings (tab-separated: id, path, lang, text, and task where it is translate), or fsdd, nathalie_nl, kerstin_de
             of the development data; default: those three.
-        made: whether to learn from speech made by machines too.
+        made: learn from speech made by machines too (--no-made: from --data alone).
         out: the run's folder; default: runs/whisper-PRESET.
         steps: optimiser steps, instead of the preset's.
         batch_size: windows a batch, instead of the preset's.

@@ -4,7 +4,6 @@ stays float32. docs/log.md says what each saves, and what it costs in words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -137,8 +136,7 @@ class StepDecoder(TextDecoder):
         rows, heads = rows or len(sound), self.blocks[0].attn.n_head
         keys, values = torch.empty(2, len(self.blocks), rows, heads, context, state // heads).unbind(0)
         came = torch.zeros(rows, context, dtype=torch.long)
-        kind = _HalfSounds if rows > len(sound) else _WholeSounds
-        heard = [kind(block.cross_attn, sound) for block in self.blocks]
+        heard = [_Sounds(block.cross_attn, sound) for block in self.blocks]
         return StepCache(keys=keys, values=values, cross=[], came=came, heard=heard)
 
     def step(self, tokens: Int[Tensor, "rows length"], cache: Cache) -> Float[Tensor, "rows length state"]:
@@ -181,7 +179,8 @@ class _Layer:
         loops.look_back(self.qkv(normed), keys, values, came, seen, mixed)
         x += self.out(mixed)
         loops.normalise(x, *self.cross_ln, normed)
-        x += self.cross_out(heard.listen(self.query(normed)))
+        heard.listen(self.query(normed), mixed)
+        x += self.cross_out(mixed)
         loops.normalise(x, *self.mlp_ln, normed)
         inner = self.wider(normed)
         loops.gelu(inner.reshape(-1))
@@ -198,16 +197,8 @@ def _replace(module: nn.Module, names: tuple[str, ...], kind: Kind) -> None:
         setattr(module, name, kind(getattr(module, name)))
 
 
-class _Sounds(Protocol):
-    """Keys and values of sounds."""
-
-    def listen(self, query: Float[np.ndarray, "rows state"]) -> Float[np.ndarray, "rows state"]:
-        """Attend to them, as many successive rows to each as there are for it."""
-        ...
-
-
-class _WholeSounds:
-    """In eight bits: the least to read, for one row a sound.
+class _Sounds:
+    """Keys and values of sounds in eight bits.
 
     Args:
         attention: a block's.
@@ -223,34 +214,6 @@ class _WholeSounds:
         loops.rounded(attention.value(sound).float().numpy(), values, self.value_scale)
         self.values = np.ascontiguousarray(values.swapaxes(2, 3))
 
-    def listen(self, query: Float[np.ndarray, "rows state"]) -> Float[np.ndarray, "rows state"]:
-        """See `_Sounds`."""
-        each = len(query) // len(self.keys)
-        mixed = np.empty_like(query)
-        for row in range(each):  # more than one only where a text begins
-            found = np.empty((len(self.keys), query.shape[1]), np.float32)
-            own = np.ascontiguousarray(query[row::each])
-            loops.listen(own, self.keys, self.key_scale, self.values, self.value_scale, found)
-            mixed[row::each] = found
-        return mixed
-
-
-class _HalfSounds:
-    """In bfloat16, if the processor has fast products of that: the least to compute, for several rows a sound.
-
-    Args:
-        attention: a block's.
-        sound: what the encoder made.
-    """
-
-    def __init__(self, attention: MultiHeadAttention, sound: Float[Tensor, "sounds positions state"]):
-        kind = torch.bfloat16 if device.has_fast_bfloat16(sound.device) else torch.float32
-        keys, values = (attention.heads(project(sound)).to(kind) for project in (attention.key, attention.value))
-        self.keys, self.values = keys.mT.contiguous(), values.contiguous()
-
-    def listen(self, query: Float[np.ndarray, "rows state"]) -> Float[np.ndarray, "rows state"]:
-        """See `_Sounds`."""
-        sounds, heads, size, _ = self.keys.shape
-        own = torch.from_numpy(query).to(self.keys.dtype).view(sounds, -1, heads, size).transpose(1, 2)
-        heard = (own * size**-0.5 @ self.keys).softmax(-1) @ self.values
-        return heard.transpose(1, 2).reshape(query.shape).float().numpy()
+    def listen(self, query: Float[np.ndarray, "rows state"], mixed: Float[np.ndarray, "rows state"]) -> None:
+        """See `loops.listen`."""
+        loops.listen(query, self.keys, self.key_scale, self.values, self.value_scale, mixed)

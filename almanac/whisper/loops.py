@@ -4,7 +4,7 @@ and GELU. With one new token a text, `torch` spends most of its time on starting
 import numpy as np
 from numba import float32, int32
 
-from almanac.nn.int8 import compiled, multiply_row
+from almanac.nn.int8 import compiled, multiply
 
 
 @compiled
@@ -75,27 +75,37 @@ def listen(
     value_scale: np.ndarray,
     mixed: np.ndarray,
 ) -> None:
-    """Attend to sounds, a row to each.
+    """Attend to sounds, as many successive rows to each as there are for it.
 
     Args:
-        query: float32, sounds × state.
+        query: float32, rows × state.
         keys: int8, sounds × heads × positions × size.
         key_scale: float32, sounds × heads × positions.
         values: int8, sounds × heads × size × positions.
         value_scale: float32, sounds × heads × positions.
-        mixed: float32, sounds × state; written to.
+        mixed: float32, rows × state; written to.
     """
     sounds, heads, positions, size = keys.shape
-    weights, nothing, once = np.empty(positions, np.float32), np.zeros(positions, np.float32), np.ones(size, np.float32)
+    each = len(query) // sounds
+    own, heard = np.empty((each, size), np.float32), np.empty((each, size), np.float32)
+    weights, nothing, once = (
+        np.empty((each, positions), np.float32),
+        np.zeros(positions, np.float32),
+        np.ones(size, np.float32),
+    )
     scale = float32(1) / np.sqrt(float32(size))
     for sound in range(sounds):
         for head in range(heads):
-            first, last = head * size, (head + 1) * size
-            multiply_row(query[sound, first:last], keys[sound, head], key_scale[sound, head], nothing, weights)
-            weights *= scale
-            softmax(weights)
-            weights *= value_scale[sound, head]
-            multiply_row(weights, values[sound, head], once, nothing, mixed[sound, first:last])
+            for row in range(each):
+                for i in range(size):
+                    own[row, i] = query[sound * each + row, head * size + i] * scale
+            multiply(own, keys[sound, head], key_scale[sound, head], nothing, weights)
+            for row in range(each):
+                softmax(weights[row])
+                weights[row] *= value_scale[sound, head]
+            multiply(weights, values[sound, head], once, nothing, heard)
+            for row in range(each):
+                mixed[sound * each + row, head * size : (head + 1) * size] = heard[row]
 
 
 @compiled

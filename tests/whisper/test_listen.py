@@ -218,7 +218,7 @@ def test_stream_takes_raw_sound_on_stdin(model, recording):
     command = [sys.executable, "-m", "almanac.cli", "whisper", "stream", "-", "--model", str(model), "--fast", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, input=pcm(noise(2.2)), capture_output=True, timeout=120, env=environment)
-    listening = stream.begin(recogniser.load(str(model), "cpu"))
+    listening = stream.begin(recogniser.load(str(model), "cpu", "auto"))
     updates = [*listening.feed(noise(2.2)), listening.finish()]
     text = "".join(word.text for one in updates for word in one.committed).strip()
     assert json.loads(done.stdout)["text"] == text != ""
