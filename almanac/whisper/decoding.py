@@ -321,39 +321,50 @@ class BeamSearch:
         self.beams, self.eot = beams, eot
         self.enough = round(beams * patience)
         self.finished: list[dict[tuple[int, ...], float]] = [{} for _ in range(sounds)]
-        self.logprobs: Float[Tensor, "sounds beams"] | None = None
+        self.logprobs: Float[Tensor, " rows"] | None = None
 
     def extend(self, sampled: Tokens, logits: Logits, cache: Cache) -> tuple[Extended, bool]:
         """See `Search`. Each beam proposes one token more than there are beams, so that enough are left if one is the end."""
         sounds, beams = len(self.finished), self.beams
         likeliest, tokens = largest(logits.log_softmax(-1), beams + 1)
-        scores = likeliest.view(sounds, beams, beams + 1)
-        if self.logprobs is None:
-            scores[:, 1:] = -torch.inf  # at first, all beams are the same
-        else:
-            scores = scores + self.logprobs[:, :, None]
-        scores, order = scores.flatten(1).sort(stable=True, dim=-1, descending=True)
-        source, token = order // (beams + 1), tokens.view(sounds, -1).gather(1, order)
-        going_on = token != self.eot
-        place = going_on.cumsum(1)  # among those that go on, from 1
-        kept = going_on & (place <= beams)
-        self.logprobs = scores[kept].view(sounds, beams)
-        rows = (source + beams * torch.arange(sounds, device=source.device)[:, None])[kept]
-        ends = ~going_on & (place < beams)
-        for sound, rank in ends.nonzero().tolist():
-            if len(self.finished[sound]) < self.enough:
-                text = tuple(sampled[sound * beams + int(source[sound, rank])].tolist())
-                self.finished[sound][text] = scores[sound, rank].item()
-        if (rows != torch.arange(len(rows), device=rows.device)).any():
-            cache.reorder(rows)
-        sampled = torch.cat((sampled[rows], token[kept][:, None]), 1)
+        if self.logprobs is not None:
+            likeliest = likeliest + self.logprobs[:, None]
+        scores, choices = likeliest.view(sounds, -1).tolist(), tokens.view(sounds, -1).tolist()
+        rows: list[int] = []
+        chosen: list[int] = []
+        logprobs: list[float] = []
+        for sound in range(sounds):
+            proposals = range(
+                len(scores[sound]) if self.logprobs is not None else beams + 1
+            )  # at first, all beams are the same
+            room = beams
+            for proposal in sorted(proposals, key=scores[sound].__getitem__, reverse=True):
+                row = sound * beams + proposal // (beams + 1)
+                if choices[sound][proposal] == self.eot:
+                    if len(self.finished[sound]) < self.enough:
+                        self.finished[sound][tuple(sampled[row].tolist())] = scores[sound][proposal]
+                    continue
+                rows.append(row)
+                chosen.append(choices[sound][proposal])
+                logprobs.append(scores[sound][proposal])
+                room -= 1
+                if not room:
+                    break
+        self.logprobs = logits.new_tensor(logprobs)
+        if rows != list(range(len(rows))):
+            came = torch.tensor(rows, device=logits.device)
+            cache.reorder(came)
+            sampled = sampled[came]
+        sampled = torch.cat((sampled, torch.tensor(chosen, device=logits.device)[:, None]), 1)
         return sampled, all(len(texts) >= self.enough for texts in self.finished)
 
     def finish(self, sampled: Tokens, group: int) -> list[tuple[list[list[int]], list[float]]]:
         """See `Search`. Where too few texts ended, the likeliest of the others fill up."""
         assert self.logprobs is not None
         found = []
-        for sound, (texts, logprobs) in enumerate(zip(self.finished, self.logprobs.tolist(), strict=True)):
+        for sound, (texts, logprobs) in enumerate(
+            zip(self.finished, self.logprobs.view(-1, self.beams).tolist(), strict=True)
+        ):
             unfinished = sorted(range(self.beams), key=lambda beam: logprobs[beam], reverse=True)
             for beam in unfinished[: max(0, self.beams - len(texts))]:
                 texts[tuple(sampled[sound * self.beams + beam].tolist())] = logprobs[beam]
