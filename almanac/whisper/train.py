@@ -64,12 +64,12 @@ _FIT = FitConfig(
     learning_rate=1e-3,
     betas=(0.9, 0.98),
     weight_decay=0.1,
-    warmup_steps=500,
+    warmup_steps=200,
     ema_decay=0.998,
     save_every=250,
 )
 PRESETS = {
-    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=5_000), spelling=2.0, mix=Mix(easy=1_000)),
+    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=6_000), spelling=2.0, mix=Mix(easy=3_000)),
     "gpu": Preset(
         384,
         6,
@@ -80,6 +80,7 @@ PRESETS = {
         replace(_FIT, steps=20_000, warmup_steps=1000, ema_decay=0.999, save_every=1000, compile=True),
         spelling=1.0,
         recipe=Recipe(phrases=20_000, open=40_000),
+        mix=Mix(easy=1_000),
     ),
     # Tiny of Table 1, by appendix F, for 2^20 updates of 256 windows of the user's own lists; its schedule is linear, ours a cosine.
     "paper": Preset(
