@@ -14,12 +14,13 @@ import threading
 import time
 import wave
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
@@ -377,7 +378,7 @@ def test_a_busy_server_says_so_and_the_client_tries_again(narrow):
             assert answer.status_code == 429 and answer.headers["retry-after"] == "1"
             assert answer.json()["error"]["type"] == "rate_limit_error"
 
-    asyncio.run(talk())
+    awaited(talk())
     wait_until_idle(narrow)
     patient = narrow.client.with_options(max_retries=5)
     assert patient.audio.transcriptions.create(file=("a.wav", wav(noise(1))), model="small").text
@@ -398,6 +399,12 @@ def test_a_defect_of_ours_shows_nothing_of_its_inside(server, monkeypatch, caplo
     assert "secret" in caplog.text
 
 
+def awaited(conversation: Coroutine) -> Any:
+    """What it returns; in a thread of its own, for Playwright's tests leave a running loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, conversation).result()
+
+
 async def converse(server: Server, messages: list[bytes | str], commits: int, query: str = "") -> list[dict]:
     """What the server tells about messages, up to so many completed utterances."""
     events = []
@@ -416,7 +423,7 @@ def test_a_websocket_tells_what_a_stream_hears(server):
     sound = np.concatenate((noise(4), PAUSE, PAUSE, noise(3, 1)))
     data = pcm(sound)
     pieces = [data[:7], data[7:100_001], data[100_001:], COMMIT]
-    events = asyncio.run(converse(server, pieces, 2, "language=nl&prompt=bosa&chunk_seconds=0.5"))
+    events = awaited(converse(server, pieces, 2, "language=nl&prompt=bosa&chunk_seconds=0.5"))
     settings = stream.Settings(Options(language="nl"), 0.5, prompt="bosa")
     listening = stream.begin(server.model, settings)
     updates = [*listening.feed(sound), listening.finish()]
@@ -435,7 +442,7 @@ def test_a_websocket_tells_what_a_stream_hears(server):
 
 
 def test_every_commit_has_an_answer(server):
-    events = asyncio.run(converse(server, [COMMIT, pcm(noise(0.4)), COMMIT, COMMIT], 3))
+    events = awaited(converse(server, [COMMIT, pcm(noise(0.4)), COMMIT, COMMIT], 3))
     transcripts = [event["transcript"] for event in events if event["type"].endswith(".completed")]
     assert transcripts[0] == transcripts[2] == "" != transcripts[1]
 
@@ -464,7 +471,7 @@ def test_a_websocket_says_what_was_wrong_and_closes(server, query, message, expe
             assert closed.value.rcvd and closed.value.rcvd.code == 1008
         return events
 
-    events = asyncio.run(talk())
+    events = awaited(talk())
     assert events[-1]["type"] == "error"
     assert expected in events[-1]["error"]["message"]
     wait_until_idle(server)
@@ -477,7 +484,7 @@ def test_a_listener_that_leaves_frees_its_place(server):
             await socket.send(pcm(noise(30)))
             assert server.jobs == 1
 
-    asyncio.run(talk())
+    awaited(talk())
     wait_until_idle(server)
 
 
