@@ -129,9 +129,7 @@ class StepDecoder(TextDecoder):
         self.token_embedding, self.positional_embedding = decoder.token_embedding, decoder.positional_embedding
         self.blocks, self.ln, self.head = decoder.blocks, decoder.ln, decoder.head
         self.layers = [_Layer(block) for block in self.blocks]
-        with (
-            torch.inference_mode()
-        ):  # now, and not when somebody waits for words, or interrupts: numba swallows the first Ctrl-C
+        with torch.inference_mode():  # compiled now, and not when somebody waits for words
             for rows in (1, 5):
                 cache = self.begin(torch.zeros(1, 1, self.positional_embedding.shape[1]), rows)
                 self.logits(self.step(torch.zeros(rows, 1, dtype=torch.long), cache))

@@ -121,6 +121,8 @@ def test_what_is_interrupted_writes_nothing(model, tmp_path):
         "    print('begun', flush=True)\n"
         "    return original(*arguments)\n"
         "transcribe_file.transcribe = loud\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what a shell starts behind & ignores it
         "cli.main(sys.argv[1:])"
     )
     process = start(code, *arguments)
