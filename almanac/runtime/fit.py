@@ -52,7 +52,10 @@ class FitConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's two decay rates."""
     weight_decay: float = 0.0
-    """AdamW's weight decay."""
+    """Weight decay."""
+    muon: float = 0.0
+    """Peak learning rate of Muon (Jordan et al. 2024) for the matrices of a network's `blocks`, in AdamW's measure of a step; 0: AdamW
+    trains them too. In a short training it is worth half as many steps again (docs/log.md)."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down."""
     accumulate: int = 1
@@ -156,11 +159,8 @@ class _Run:
         self.out = out
         self.accelerator = _accelerator(device_name)
         self.plain = model.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
-        )
         compiled = torch.compile(model) if config.compile else model
-        self.model, self.optimizer = self.accelerator.prepare(compiled, optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(compiled, *_optimizers(model, config))
         self.ema = EMA(self.plain, config.ema_decay)
         self.step, self.best, self.best_step, self.seconds = 0, math.inf, 0, 0.0
         self.losses: list[float] = []  # of the steps since the last line of metrics.jsonl, all finite
@@ -202,8 +202,9 @@ class _Run:
 
     def _optimise(self, fetch: Batches) -> None:
         config, accelerator = self.config, self.accelerator
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["share"] * learning_rate(self.step, config)
         total = torch.zeros((), device=accelerator.device)
         for part in range(config.accumulate):
             number = (self.step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
@@ -217,8 +218,9 @@ class _Run:
                 accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         self.pending.append(torch.stack([total, torch.as_tensor(norm, device=total.device).to(total.dtype)]))
         if self.step % config.ema_every == 0:
@@ -265,7 +267,7 @@ class _Run:
             "loss": self.last_loss,
             "losses": self.losses,
             "model": self.plain.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "ema": self.ema.state_dict(),
             "seed": self.seed,
         }
@@ -290,7 +292,8 @@ class _Run:
         """Go on from what `_save` saved."""
         try:
             self.plain.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
             self.ema.load_state_dict(state["ema"])
         except (RuntimeError, ValueError, KeyError):
             what = f"the run in {self.out} trains a network of another shape"
@@ -377,12 +380,28 @@ class _Metrics:
 def _read(last: Path, seed: int) -> dict[str, Any]:
     """The state that a run goes on from."""
     state = checkpoint.load_state(last)
-    missing = {"step", "best", "seconds", "model", "optimizer", "ema", "seed"} - state.keys()
+    missing = {"step", "best", "seconds", "model", "optimizers", "ema", "seed"} - state.keys()
     if missing:
         raise UserError(f"{last} is not the checkpoint of a run: it has no {', '.join(sorted(missing))}", "check --out")
     if state["seed"] != seed:
         raise UserError(f"the run in {last.parent} has seed {state['seed']}, not {seed}", "give the same --seed")
     return state
+
+
+def _optimizers(model: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon before it where it is wanted. A group's `share` is its learning rate over the schedule's."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        hidden = parameter.ndim == 2 and "blocks" in name.split(".")
+        (matrices if config.muon and hidden else others).append(parameter)
+    groups = [{"params": others, "share": 1.0}]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True)
+    ]
+    if matrices:
+        groups = [{"params": matrices, "share": config.muon / config.learning_rate}]
+        found.insert(0, torch.optim.Muon(groups, config.muon, config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return found
 
 
 def _accelerator(device_name: str) -> Accelerator:

@@ -61,7 +61,8 @@ class Preset:
 
 _FIT = FitConfig(
     2_700,
-    learning_rate=1e-3,
+    learning_rate=1.5e-3,
+    muon=5e-3,
     betas=(0.9, 0.98),
     weight_decay=0.1,
     warmup_steps=200,
@@ -69,7 +70,7 @@ _FIT = FitConfig(
     save_every=250,
 )
 PRESETS = {
-    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=6_000), spelling=2.0, mix=Mix(easy=3_000)),
+    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=6_000), spelling=5.0, mix=Mix(easy=2_000)),
     "gpu": Preset(
         384,
         6,
@@ -90,7 +91,9 @@ PRESETS = {
         30.0,
         OFFICIAL_VOCABULARY,
         256,
-        replace(_FIT, steps=2**20, learning_rate=1.5e-3, warmup_steps=2048, ema_decay=0.9999, save_every=10_000),
+        replace(
+            _FIT, steps=2**20, learning_rate=1.5e-3, muon=0.0, warmup_steps=2048, ema_decay=0.9999, save_every=10_000
+        ),
         context=448,
         mix=Mix(previous_text=0.5),
         augmentation=Augmentation(speed=0.0, room=0.0, noise=0.0, telephone=0.0, codec=0.0, tilt=0.0, masks=1.0),
@@ -292,9 +295,9 @@ def with_overrides(
     if start is not None:
         sizes = start.model.dims
         preset = replace(preset, seconds=sizes.seconds, vocabulary=sizes.n_vocab, context=sizes.n_text_ctx)
-        fit = replace(fit, learning_rate=fit.learning_rate / 10)
+        fit = replace(fit, learning_rate=fit.learning_rate / 10, muon=fit.muon / 10)
     if learning_rate is not None:
-        fit = replace(fit, learning_rate=learning_rate)
+        fit = replace(fit, learning_rate=learning_rate, muon=fit.muon * learning_rate / fit.learning_rate)
     known = {name: value for name, value in {**changed, "seconds": seconds}.items() if value}
     if seconds is not None and seconds > 10:
         known["context"] = 448  # as many tokens as the published models have for 30 s

@@ -108,7 +108,7 @@ def test_clipping_scales_the_gradient_to_the_norm(tmp_path: Path):
         return 1000 * squared_error(model, inputs)
 
     fit_regression(tmp_path, loss=steep, steps=1, warmup_steps=0, clip_norm=0.5, betas=(0.0, 0.0))
-    moments = checkpoint.load_state(tmp_path / "last.pt")["optimizer"]["state"]
+    moments = checkpoint.load_state(tmp_path / "last.pt")["optimizers"][0]["state"]
     gradient = torch.cat([moments[index]["exp_avg"].flatten() for index in moments])  # with β₁ = 0 it is the gradient
     assert gradient.norm().item() == pytest.approx(0.5, rel=1e-4)
 
