@@ -48,8 +48,8 @@ class Mix:
     single: float = 0.2
     """Share with one utterance; the others are filled up."""
     easy: int = 0
-    """So many batches at first are of short windows with one utterance each, half of them undisturbed, three times as many, from which a
-    model that knows nothing learns much sooner where to listen (docs/log.md)."""
+    """So many batches at first are of short windows with one utterance each, undisturbed, three times as many, from which a model that
+    knows nothing learns much sooner where to listen (docs/log.md)."""
     bpe_dropout: float = 0.1
     """Chance that a merge of tokens is left out (Provilkov et al. 2020)."""
 
@@ -165,16 +165,15 @@ class Sampler:
             easy: whether it is short and holds one utterance; see `Mix`.
         """
         length = min(self.length, round(EASY_SECONDS * SAMPLE_RATE)) if easy else self.length
-        calm = easy and draw.random() < 0.5
         if draw.random() < self.mix.no_speech:
             samples, tokens = self._without_speech(length, draw)
             told, words = 0, []
         else:
-            samples, tokens, told, words = self._with_speech(length, easy, calm, draw)
+            samples, tokens, told, words = self._with_speech(length, easy, draw)
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
-        if not calm and draw.random() < 0.3:
+        if not easy and draw.random() < 0.3:
             mel = augment.raised_floor(mel, draw.uniform(0, 60))
-        if not calm and draw.random() < self.how.masks:
+        if not easy and draw.random() < self.how.masks:
             mel = augment.masked(mel, draw)
         return Window(mel, tokens, told, None if words is None else self._heard(mel.shape[1] // 2, words))
 
@@ -188,7 +187,7 @@ class Sampler:
         return heard
 
     def _with_speech(
-        self, length: int, easy: bool, calm: bool, draw: Random
+        self, length: int, easy: bool, draw: Random
     ) -> tuple[Samples, list[int], int, list[TimedWord] | None]:
         mix, tokenizer = self.mix, self.tokenizer
         sources = self.easy_groups if easy else self.groups
@@ -227,7 +226,7 @@ class Sampler:
                 break
         told = self._previous(group, translate, times, draw) if previous else []
         start_tokens = tokenizer.start(language, task, times)
-        if not calm:
+        if not easy:
             window = augment.surroundings(window, self.how, self.around, draw)
         return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), words
 

@@ -70,7 +70,21 @@ _FIT = FitConfig(
     save_every=250,
 )
 PRESETS = {
-    "cpu": Preset(256, 4, 3, 10.0, 1024, 8, replace(_FIT, steps=6_000), spelling=5.0, mix=Mix(easy=2_000)),
+    "cpu": Preset(
+        256,
+        4,
+        3,
+        10.0,
+        1024,
+        8,
+        replace(_FIT, steps=6_000),
+        spelling=2.0,
+        mix=Mix(easy=2_000),
+        # A short training has more use for undisturbed sound.
+        augmentation=Augmentation(
+            speed=0.6, room=0.15, noise=0.3, snr_db=(5.0, 40.0), telephone=0.08, codec=0.02, tilt=0.2, masks=0.2
+        ),
+    ),
     "gpu": Preset(
         384,
         6,
