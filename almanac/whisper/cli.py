@@ -491,7 +491,7 @@ def _evaluate_families(runs: Path, folder: Path, limit: int, seed: int, device: 
     from almanac.runtime import results
     from almanac.whisper import robustness
 
-    total = sum(len(family.models) for family in robustness.FAMILIES.values())
+    total = sum(len(family.members) for family in robustness.FAMILIES.values())
     with console.progress("training and measuring", total, "models") as advance:
         rows = robustness.run(runs, limit, seed, device, advance)
     results.write("whisper", "robustness", rows, seed, folder)

@@ -39,9 +39,18 @@ _DIVERSE = replace(
     vocabulary=512,
     context=160,
     recipe=Recipe(phrases=1500, open=750),
-    mix=Mix(single=0.5, easy=400),
+    mix=Mix({"fsdd": 5.0, "nathalie_nl": 1.0, "kerstin_de": 1.0, "phrases": 3.0, "words": 1.0}, single=0.5, easy=1200),
     augmentation=augment.Augmentation(),
 )
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of a family."""
+
+    preset: Preset
+    start: str | None = None
+    """The member that it goes on from, which was trained for a shorter time."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +59,42 @@ class Family:
 
     line: str
     """What they are trained on."""
-    models: dict[str, Preset]
+    members: dict[str, Member]
 
 
 def _sized(base: Preset, width: int, steps: int) -> Preset:
     rate = {64: 3e-3, 128: 2e-3, 192: 1.5e-3}[width]
-    return replace(base, width=width, fit=replace(base.fit, steps=steps, learning_rate=rate))
+    return replace(base, width=width, fit=replace(base.fit, steps=steps, learning_rate=rate, muon=2 * rate))
+
+
+def _longer(family: str, base: Preset, width: int, parts: Sequence[int]) -> dict[str, Member]:
+    """Models of a width that go on from each other, after so many steps more each."""
+    found: dict[str, Member] = {}
+    total, last = 0, None
+    for steps in parts:
+        preset = _sized(base, width, steps)
+        if last:
+            preset = replace(preset, mix=replace(preset.mix, easy=0))
+        total += steps
+        name = f"{family}-{width}-{total}"
+        found[name] = Member(preset, last)
+        last = name
+    return found
 
 
 FAMILIES = {
     "narrow": Family(
         "digits by three speakers, as they were recorded",
         {
-            f"narrow-{width}-{steps}": _sized(_NARROW, width, steps)
-            for width, steps in ((64, 300), (64, 600), (128, 300), (128, 600), (192, 1000))
+            f"narrow-{width}-{steps}": Member(_sized(_NARROW, width, steps))
+            for width, steps in ((64, 200), (64, 300), (128, 200), (128, 300), (192, 600))
         },
     ),
     "diverse": Family(
         "those digits, two readers' sentences and machines in six languages, disturbed; all tasks",
         {
-            f"diverse-{width}-{steps}": _sized(_DIVERSE, width, steps)
-            for width, steps in ((64, 1500), (64, 3000), (128, 1200), (128, 2400))
+            **_longer("diverse", _DIVERSE, 128, (2500, 1500, 1500)),
+            **_longer("diverse", _DIVERSE, 192, (3000, 2000)),
         },
     ),
 }
@@ -142,12 +166,13 @@ def run(out: Path, limit: int, seed: int, device_name: str, advance: Callable[..
     """
     clips = sets(limit)
     rows = []
-    for family, members in FAMILIES.items():
-        for name, preset in members.models.items():
+    for family, found in FAMILIES.items():
+        for name, member in found.members.items():
             folder = out / name
             if not (folder / "model.safetensors").is_file():
                 resume = (folder / "last.pt").is_file()
-                train(folder, preset, seed=seed, device_name=device_name, resume=resume)
+                start = recogniser.load(str(out / member.start / "model.safetensors"), "cpu") if member.start else None
+                train(folder, member.preset, start=start, seed=seed, device_name=device_name, resume=resume)
             rows.append({"model": name, "family": family, **measure(folder / "model.safetensors", clips, device_name)})
             advance(note=f"{name}: {rows[-1]['reference']:.3f}, {rows[-1]['shifted']:.3f}")
     return rows
