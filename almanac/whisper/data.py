@@ -21,10 +21,10 @@ from jaxtyping import Float
 from almanac.runtime import console, hub
 from almanac.runtime.checkpoint import write_atomic
 from almanac.runtime.errors import UserError
-from almanac.whisper import audio, manifest
+from almanac.whisper import alignment, audio, manifest
 from almanac.whisper import phrases as grammar
 from almanac.whisper.audio import SAMPLE_RATE, Samples
-from almanac.whisper.speak import FLITE_VOICES, Voice, has_flite, speak
+from almanac.whisper.speak import FLITE_VOICES, TimedWord, Voice, has_flite, speak
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -116,6 +116,9 @@ VARIANTS = (
 HELD_OUT_VARIANTS = ("m6", "m8", "f4", "klatt3", "Hugo", "steph2", "pedro", "Andrea", "aunty", "edward2")
 """Voices that it does not."""
 HELD_OUT_FLITE = "rms"
+_FORMAT = 2
+_LONGEST_ALIGNED = 30
+"""s."""
 _WORTH_PROCESSES = 2000
 """Lines that take longer to say than processes to start."""
 
@@ -135,8 +138,8 @@ class Utterance:
     speaker: str
     english: str = ""
     """Its translation, where there is one."""
-    words: list[tuple[str, float, float]] = field(default_factory=list)
-    """When each word was said, s; empty where that is not known."""
+    words: list[TimedWord] = field(default_factory=list)
+    """The words with start and end, s; empty where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Recipe:
 
 def prepare(recipe: Recipe) -> Corpus:
     """A corpus, made the first time it is asked for, and kept in the cache."""
-    key = hashlib.sha256(json.dumps([asdict(recipe), has_flite()], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([_FORMAT, asdict(recipe), has_flite()], sort_keys=True).encode()).hexdigest()[:16]
     folder = hub.cache() / "whisper-corpus" / key
     if not (folder / "index.json").is_file():
         _make(recipe, folder)
@@ -248,14 +251,27 @@ def surviving(work: Callable[[Item], Result], items: Sequence[Item], chunk: int 
 
 def _recorded(name: str, entry: manifest.Entry) -> tuple[np.ndarray, dict[str, Any]]:
     translated = entry.task == "translate"
-    facts = {
+    samples = trimmed(audio.read(entry.path))
+    facts: dict[str, Any] = {
         "language": entry.language,
         "text": "" if translated else entry.text,
         "english": entry.text if translated else "",
         "source": Path(name).stem,
         "speaker": entry.speaker,
+        "words": [] if translated else _rounded(_aligned(samples, entry.text, entry.language)),
     }
-    return _stored(trimmed(audio.read(entry.path))), facts
+    return _stored(samples), facts
+
+
+def _aligned(samples: Samples, text: str, language: str) -> list[TimedWord]:
+    """When the words of a sentence are said, if espeak-ng speaks the language."""
+    if " " not in text or language not in ACCENTS or len(samples) > _LONGEST_ALIGNED * SAMPLE_RATE:
+        return []
+    return alignment.words(samples, text, [Voice(f"{ACCENTS[language][0]}+{variant}") for variant in ("m3", "f2")])
+
+
+def _rounded(words: Sequence[TimedWord]) -> list[TimedWord]:
+    return [(word, round(start, 3), round(end, 3)) for word, start, end in words]
 
 
 def _spoken(line: Line) -> tuple[np.ndarray, dict[str, Any]]:
@@ -266,7 +282,7 @@ def _spoken(line: Line) -> tuple[np.ndarray, dict[str, Any]]:
         "english": line.english,
         "source": line.source,
         "speaker": line.voice.name,
-        "words": [(word, round(start, 3), round(end, 3)) for word, start, end in said.words],
+        "words": _rounded(said.words or _aligned(said.samples, line.text, line.language)),
     }
     return _stored(said.samples), facts
 

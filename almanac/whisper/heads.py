@@ -12,10 +12,9 @@ from torch import Tensor
 from almanac.whisper import audio, timing
 from almanac.whisper.audio import Samples
 from almanac.whisper.recogniser import Recogniser
+from almanac.whisper.speak import TimedWord
 from almanac.whisper.timing import Word
 
-TimedWord = tuple[str, float, float]
-"""A word, or a few that are spoken as one, with start and end, s."""
 Known = tuple[Float[np.ndarray, " _"], str, list[TimedWord]]
 """Sound, language, and all words of its text in order."""
 

@@ -2,6 +2,7 @@
 multitask format has it: transcribed or translated, with times or without, after what was said before or after nothing; or
 there is no speech in it. Batch n is a function of the seed and n."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,13 @@ from almanac.whisper.audio import SAMPLE_RATE, Samples
 from almanac.whisper.augment import Augmentation, Random, Surroundings
 from almanac.whisper.data import Corpus, Utterance
 from almanac.whisper.model import Dims
+from almanac.whisper.speak import TimedWord
 from almanac.whisper.tokenizer import PATTERN, SECONDS_PER_TIMESTAMP, Task, Tokenizer
 
 IGNORED = -100
 """The target where there is no loss."""
-TimedWord = tuple[str, float, float]
+TimeSpan = tuple[float, float] | None
+"""From when to when, s; None: not known."""
 POSITIONS_PER_SECOND = 50
 SILENT = 256
 """What is said where nobody speaks; letters are below it."""
@@ -66,6 +69,9 @@ class Batch:
     heard: Int[Tensor, "batch positions"]
     """The letter that is being said at each position of the encoder, `SILENT` where nobody speaks; `IGNORED` in windows whose words'
     times are not known."""
+    said: Int[Tensor, "batch length 2"]
+    """The positions of the encoder, from the first to the one after the last, in which each target is said; `IGNORED` where that is not
+    known."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Window:
     """How many of them come before the start of transcript."""
     heard: Int[Tensor, " positions"] | None
     """See `Batch`; None: not known."""
+    said: list[TimeSpan]
+    """When each of the tokens is said."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +156,18 @@ class Sampler:
         longest = max(len(window.tokens) for window in windows)
         tokens = torch.full((len(windows), longest - 1), self.tokenizer.eot)
         targets = torch.full_like(tokens, IGNORED)
+        said = torch.full((*tokens.shape, 2), IGNORED)
         for row, window in enumerate(windows):
             own = torch.tensor(window.tokens)
             tokens[row, : len(own) - 1] = own[:-1]
             targets[row, window.told : len(own) - 1] = own[window.told + 1 :]
+            for place, span in enumerate(window.said[1:]):
+                if span:
+                    said[row, place] = torch.tensor(_positions(*span, window.mel.shape[1] // 2))
         mel = torch.stack([window.mel for window in windows])
         unknown = torch.full((mel.shape[2] // 2,), IGNORED)
         heard = torch.stack([unknown if window.heard is None else window.heard for window in windows])
-        return Batch(mel, tokens, targets, heard)
+        return Batch(mel, tokens, targets, heard, said)
 
     def window(self, draw: Random, easy: bool = False) -> Window:
         """A window that is drawn.
@@ -167,15 +179,16 @@ class Sampler:
         length = min(self.length, round(EASY_SECONDS * SAMPLE_RATE)) if easy else self.length
         if draw.random() < self.mix.no_speech:
             samples, tokens = self._without_speech(length, draw)
-            told, words = 0, []
+            told, words, said = 0, [], []
         else:
-            samples, tokens, told, words = self._with_speech(length, easy, draw)
+            samples, tokens, told, words, said = self._with_speech(length, easy, draw)
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
         if not easy and draw.random() < 0.3:
             mel = augment.raised_floor(mel, draw.uniform(0, 60))
         if not easy and draw.random() < self.how.masks:
             mel = augment.masked(mel, draw)
-        return Window(mel, tokens, told, None if words is None else self._heard(mel.shape[1] // 2, words))
+        heard = None if words is None else self._heard(mel.shape[1] // 2, words)
+        return Window(mel, tokens, told, heard, said)
 
     def _heard(self, positions: int, words: Sequence[TimedWord]) -> Int[Tensor, " positions"]:
         """See `Batch`; a word's time is divided evenly among its letters."""
@@ -188,7 +201,7 @@ class Sampler:
 
     def _with_speech(
         self, length: int, easy: bool, draw: Random
-    ) -> tuple[Samples, list[int], int, list[TimedWord] | None]:
+    ) -> tuple[Samples, list[int], int, list[TimedWord] | None, list[TimeSpan]]:
         mix, tokenizer = self.mix, self.tokenizer
         sources = self.easy_groups if easy else self.groups
         weights = [mix.sources.get(source, 1.0) for source in sources]
@@ -199,6 +212,7 @@ class Sampler:
         task: Task = "translate" if translate else "transcribe"
         times = bool(draw.random() < mix.times)
         window, body = np.zeros(length, np.float32), []
+        said: list[TimeSpan] = []
         words: list[TimedWord] | None = []
         cursor = int(draw.uniform(0, 0.8) ** 2 * SAMPLE_RATE)
         previous = draw.random() < mix.previous_text and not easy
@@ -214,6 +228,7 @@ class Sampler:
                     window[cursor:] += segment.samples[: length - cursor]  # it goes on in the next window
                     words = _joined(words, segment.words, start)
                     body.append(self._time(start))
+                    said.append((start, start))
                 break
             if cursor + len(segment.samples) > length:
                 cursor = length - len(segment.samples)
@@ -221,6 +236,8 @@ class Sampler:
             window[cursor : cursor + len(segment.samples)] += segment.samples
             words = _joined(words, segment.words, start)
             body += [self._time(start), *own, self._time(end)] if times else own
+            spans = self._spans(own, segment.text, None if translate else segment.words, start)
+            said += [(start, start), *spans, (end, end)] if times else spans
             cursor += len(segment.samples) + int(draw.exponential(0.35) * SAMPLE_RATE)
             if alone or cursor > length - SAMPLE_RATE // 4:
                 break
@@ -228,7 +245,27 @@ class Sampler:
         start_tokens = tokenizer.start(language, task, times)
         if not easy:
             window = augment.surroundings(window, self.how, self.around, draw)
-        return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), words
+        said = [*[None] * (len(told) + len(start_tokens)), *said, None]
+        return window, [*told, *start_tokens, *body, tokenizer.eot], len(told), words, said
+
+    def _spans(
+        self, tokens: Sequence[int], text: str, words: Sequence[TimedWord] | None, start: float
+    ) -> list[TimeSpan]:
+        """When each token of a text is said, if its words begin at `start`: a word's time is divided evenly among its bytes."""
+        written, places, times = (" " + text).encode(), [], []
+        for word, first, last in words or ():
+            at = written.find(word.encode(), places[-1] if places else 0)
+            if at < 0:
+                return [None] * len(tokens)
+            places += [at, at + len(word.encode())]
+            times += [start + first, start + last]
+        if not places:
+            return [None] * len(tokens)
+        pieces = [self.tokenizer.encoding.decode_single_token_bytes(token) for token in tokens]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        starts = ends - [len(piece.lstrip()) for piece in pieces]
+        found = np.interp([starts, ends], places, times)
+        return [(first, last) for first, last in found.T.tolist()]
 
     def _segment(self, group: Sequence[Utterance], longest: int, translate: bool, draw: Random) -> _Segment:
         """An utterance of at most so many samples; or a few digits of one speaker, one after another."""
@@ -299,6 +336,12 @@ class Sampler:
 def letters(text: str) -> list[int]:
     """The bytes of a text in lower case, without the space before it."""
     return list(text.strip().lower().encode())
+
+
+def _positions(start: float, end: float, count: int) -> tuple[int, int]:
+    """The encoder's positions of a span of time, from the first to the one after the last, one at least of so many."""
+    first = min(count - 1, int(start * POSITIONS_PER_SECOND))
+    return first, min(count, max(first + 1, math.ceil(end * POSITIONS_PER_SECOND)))
 
 
 def _words(utterance: Utterance) -> list[TimedWord] | None:

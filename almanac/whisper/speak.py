@@ -39,14 +39,18 @@ class Voice:
     """Pause between words, 10 ms each; espeak-ng only."""
 
 
+TimedWord = tuple[str, float, float]
+"""A word, or a few that are spoken as one, with start and end, s."""
+
+
 @dataclass(frozen=True)
 class Spoken:
     """Speech, and when each word was said."""
 
     samples: Float[np.ndarray, " samples"]
     """Mono at 16 kHz, in [−1, 1]."""
-    words: list[tuple[str, float, float]]
-    """Words with start and end, s; empty where the engine does not say."""
+    words: list[TimedWord]
+    """Empty where the engine does not say."""
 
 
 def speak(text: str, voice: Voice) -> Spoken:

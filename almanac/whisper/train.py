@@ -49,6 +49,8 @@ class Preset:
     """How to optimise."""
     spelling: float = 0.0
     """Weight of a loss on the encoder alone (`Learner`); it spares a small run most of its search for where to listen (docs/log.md)."""
+    guidance: float = 0.0
+    """Weight of a loss on where the decoder listens as it writes each token (`Learner`); so does this."""
     context: int = 256
     """Tokens that the decoder can look back on; half of them are for the previous text."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -79,6 +81,7 @@ PRESETS = {
         8,
         replace(_FIT, steps=6_000),
         spelling=2.0,
+        guidance=1.0,
         mix=Mix(easy=2_000),
         # A short training has more use for undisturbed sound.
         augmentation=Augmentation(
@@ -94,6 +97,7 @@ PRESETS = {
         256,
         replace(_FIT, steps=20_000, warmup_steps=1000, ema_decay=0.999, save_every=1000, compile=True),
         spelling=1.0,
+        guidance=0.5,
         recipe=Recipe(phrases=20_000, open=40_000),
         mix=Mix(easy=1_000),
     ),
@@ -152,7 +156,7 @@ def train(
     started = time.time()
     fitted = fit(
         learner,
-        multitask_loss(preset.spelling),
+        multitask_loss(preset.spelling, preset.guidance),
         sampler,
         preset.fit,
         out,
@@ -184,7 +188,8 @@ def train(
 
 
 class Learner(nn.Module):
-    """A model while it learns: a layer on its encoder tells at each position which letter is being said, if any. The layer is not kept."""
+    """A model while it learns: a layer on its encoder tells at each position which letter is being said, if any, and heads of its decoder
+    are watched as they listen. The layer is not kept."""
 
     def __init__(self, whisper: Whisper):
         super().__init__()
@@ -193,25 +198,44 @@ class Learner(nn.Module):
 
     def forward(
         self, mel: Float[Tensor, "batch mels frames"], tokens: Int[Tensor, "batch length"]
-    ) -> tuple[Float[Tensor, "batch length vocabulary"], Float[Tensor, "batch positions letters"]]:
-        """Logits of the next tokens, and of letters."""
+    ) -> tuple[
+        Float[Tensor, "batch length vocabulary"],
+        Float[Tensor, "batch positions letters"],
+        Float[Tensor, "layers batch length positions"],
+    ]:
+        """Logits of the next tokens; of letters; and of where the first head of each of the decoder's later layers listens."""
         sound = self.whisper.encoder(mel)
-        return self.whisper.decoder(tokens, sound), self.spell(sound)
+        logits, listening = self.whisper.decoder.attention(tokens, sound)
+        return logits, self.spell(sound), listening[len(listening) // 2 :, :, 0]
 
 
-def multitask_loss(spelling: float) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
-    """Mean negative log-likelihood of the tokens that are asked for, and by a weight that of the letters at the encoder's positions, of a
-    `Learner`."""
+def multitask_loss(spelling: float, guidance: float) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
+    """Mean negative log-likelihood of the tokens that are asked for; and by their weights that of the letters at the encoder's positions,
+    and of listening where a token is said, of a `Learner`."""
 
     def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        logits, letters = model(batch.mel, batch.tokens)
-        written = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
-        if not spelling or bool((batch.heard == IGNORED).all()):
-            return written
-        heard = F.cross_entropy(letters.flatten(0, 1).float(), batch.heard.flatten(), ignore_index=IGNORED)
-        return written + spelling * heard
+        logits, letters, listening = model(batch.mel, batch.tokens)
+        total = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+        if spelling and bool((batch.heard != IGNORED).any()):
+            heard = F.cross_entropy(letters.flatten(0, 1).float(), batch.heard.flatten(), ignore_index=IGNORED)
+            total = total + spelling * heard
+        if guidance and bool((batch.said != IGNORED).any()):
+            total = total + guidance * astray(listening, batch.said)
+        return total
 
     return loss
+
+
+def astray(
+    listening: Float[Tensor, "layers batch length positions"], said: Int[Tensor, "batch length 2"]
+) -> Float[Tensor, ""]:
+    """Mean negative log of how much of a head's attention (given before the softmax) is where the next token is said."""
+    known = said[..., 0] != IGNORED
+    listening, said = listening[:, known], said[known]
+    positions = torch.arange(listening.shape[-1], device=said.device)
+    elsewhere = (positions < said[:, :1]) | (positions >= said[:, 1:])
+    there = listening.masked_fill(elsewhere, -torch.inf).logsumexp(-1)
+    return (listening.logsumexp(-1) - there).mean()
 
 
 def timed_speech(corpus: Corpus, seconds: float, count: int = 60) -> list[heads.Known]:

@@ -148,3 +148,35 @@ def test_trimming_keeps_the_sound():
     sound[10_000:20_000] = 0.5
     kept = data.trimmed(sound)
     assert kept.sum() == sound.sum() and len(kept) < 13_000
+
+
+def test_every_token_is_said_where_it_sounds(corpus):
+    """Words of a tone each: where a token is said to be, the spectrogram has its word's tone; and letters are there too."""
+    words = [("haus", 0.0, 0.2), ("12", 0.2, 0.3), ("über", 0.4, 0.5)]
+    rate, pieces = 16_000, []
+    for frequency, (_, start, end) in zip((300, 800, 2000), words, strict=True):
+        tone = 8000 * np.sin(2 * np.pi * frequency * np.arange(round((end - start) * rate)) / rate)
+        pieces += [tone, np.zeros(round(0.1 * rate) if frequency == 800 else 0)]
+    sound = np.concatenate(pieces).astype(np.int16)
+    one = Utterance(0, len(sound), "de", "haus 12 über", "phrases", "v", "", words)
+    sampler = made(Corpus([one], sound), Mix(no_speech=0.0, single=0.3, translate=0.0, previous_text=0.3))
+    for seed in range(20):
+        window = sampler.window(np.random.default_rng(seed))
+        assert len(window.said) == len(window.tokens)
+        loudest = window.mel.argmax(0)
+        for token, span in zip(window.tokens, window.said, strict=True):
+            if span is None or token >= sampler.tokenizer.eot:
+                continue
+            text = sampler.tokenizer.encoding.decode_single_token_bytes(token).strip()
+            if not text or span[1] - span[0] < 0.05:
+                continue
+            word = next(i for i, (name, *_) in enumerate(words) if text in name.encode())
+            tone = loudest[round(span[0] * 100) + 2 : round(span[1] * 100) - 2].float().median()
+            assert abs(tone - (8, 21, 47)[word]) < 4, (text, span)
+    batch = sampler(0)
+    known = batch.said[..., 0] != IGNORED
+    assert (
+        known.any()
+        and (batch.said[known][:, 0] < batch.said[known][:, 1]).all()
+        and not known[batch.targets == IGNORED].any()
+    )

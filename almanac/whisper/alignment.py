@@ -1,0 +1,50 @@
+"""When each word of a recording was said, by no model: espeak-ng says the text too, the times of its words are known, and dynamic time
+warping finds the way from its speech to the recording's (Malfrère & Dutoit 1997). `timing` is better once a model has learnt."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.fft import dct
+from scipy.spatial.distance import cdist
+
+from almanac.whisper import audio, timing
+from almanac.whisper.audio import SAMPLE_RATE, Samples
+from almanac.whisper.speak import Spoken, TimedWord, Voice, speak
+
+_CEPSTRA = 13
+_FRAMES_PER_SECOND = SAMPLE_RATE // audio.HOP
+
+
+def words(samples: Samples, text: str, voices: Sequence[Voice]) -> list[TimedWord]:
+    """The words of a text with start and end, s.
+
+    Args:
+        samples: a recording of the text, of seconds rather than minutes (the cost is quadratic).
+        text: what is said.
+        voices: of espeak-ng, of the same language; the one that is nearest to the speaker's is taken.
+    """
+    heard = _features(samples)
+    ways = [_way(heard, said) for voice in voices if (said := speak(text, voice)).words]
+    return min(ways, key=lambda way: way[0])[1] if ways else []
+
+
+def _way(heard: Float[np.ndarray, "frames features"], said: Spoken) -> tuple[float, list[TimedWord]]:
+    """How far a recording is from a machine's speech, on average; and where the machine's words are in it."""
+    costs = cdist(heard, _features(said.samples))
+    here, there = timing.warp(costs)
+    known = np.array([(start, end) for _, start, end in said.words]) * _FRAMES_PER_SECOND
+    frames, first = np.unique(there, return_index=True)
+    found = np.interp(known, frames, here[first]) / _FRAMES_PER_SECOND
+    spans = [(word, start, end) for (word, *_), (start, end) in zip(said.words, found.tolist(), strict=True)]
+    return float(costs[here, there].mean()), spans
+
+
+def _features(samples: Samples) -> Float[np.ndarray, "frames features"]:
+    """Mel cepstra of 100 frames a second and how they change, each of mean 0 and deviation 1, so that voices and levels matter less."""
+    mel = audio.log_mel(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
+    cepstra = dct(mel, axis=0, norm="ortho")[:_CEPSTRA].T
+    change = np.gradient(cepstra, axis=0) if len(cepstra) > 1 else np.zeros_like(cepstra)
+    found = np.concatenate((cepstra, change), 1)
+    return (found - found.mean(0)) / (found.std(0) + 1e-6)
