@@ -44,7 +44,7 @@ def _way(heard: Float[np.ndarray, "frames features"], said: Spoken) -> tuple[flo
 def _features(samples: Samples) -> Float[np.ndarray, "frames features"]:
     """Mel cepstra of 100 frames a second and how they change, each of mean 0 and deviation 1, so that voices and levels matter less."""
     mel = audio.log_mel(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
-    cepstra = dct(mel, axis=0, norm="ortho")[:_CEPSTRA].T
+    cepstra = np.asarray(dct(mel.T, axis=1, norm="ortho"))[:, :_CEPSTRA]
     change = np.gradient(cepstra, axis=0) if len(cepstra) > 1 else np.zeros_like(cepstra)
     found = np.concatenate((cepstra, change), 1)
     return (found - found.mean(0)) / (found.std(0) + 1e-6)

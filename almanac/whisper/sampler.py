@@ -264,8 +264,7 @@ class Sampler:
         pieces = [self.tokenizer.encoding.decode_single_token_bytes(token) for token in tokens]
         ends = np.cumsum([len(piece) for piece in pieces])
         starts = ends - [len(piece.lstrip()) for piece in pieces]
-        found = np.interp([starts, ends], places, times)
-        return [(first, last) for first, last in found.T.tolist()]
+        return list(zip(*(np.interp(edges, places, times).tolist() for edges in (starts, ends)), strict=True))
 
     def _segment(self, group: Sequence[Utterance], longest: int, translate: bool, draw: Random) -> _Segment:
         """An utterance of at most so many samples; or a few digits of one speaker, one after another."""
