@@ -37,7 +37,7 @@ class Mix:
     """What windows are made of."""
 
     sources: dict[str, float] = field(
-        default_factory=lambda: {"fsdd": 2.0, "nathalie_nl": 2.5, "kerstin_de": 2.5, "phrases": 4.5, "words": 2.5}
+        default_factory=lambda: {"fsdd": 2.0, "nathalie_nl": 2.0, "kerstin_de": 2.0, "phrases": 5.0, "words": 3.0}
     )
     """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
     no_speech: float = 0.08
@@ -53,6 +53,9 @@ class Mix:
     easy: int = 0
     """So many batches at first are of short windows with one utterance each, undisturbed, three times as many, from which a model that
     knows nothing learns much sooner where to listen (docs/log.md)."""
+    collage: float = 0.4
+    """Share of utterances, of those whose words' times are known, that are put together from pieces of up to three: a model that has heard
+    few sentences would else learn them by heart."""
     bpe_dropout: float = 0.1
     """Chance that a merge of tokens is left out (Provilkov et al. 2020)."""
 
@@ -206,7 +209,7 @@ class Sampler:
         sources = self.easy_groups if easy else self.groups
         weights = [mix.sources.get(source, 1.0) for source in sources]
         groups = list(sources.values())[_choice(draw, weights)]
-        group = groups[int(draw.integers(len(groups)))]
+        group = groups[_choice(draw, [float(len(group)) for group in groups])]
         language = group[0].language
         translate = bool(group[0].english) and draw.random() < mix.translate
         task: Task = "translate" if translate else "transcribe"
@@ -269,6 +272,8 @@ class Sampler:
     def _segment(self, group: Sequence[Utterance], longest: int, translate: bool, draw: Random) -> _Segment:
         """An utterance of at most so many samples; or a few digits of one speaker, one after another."""
         factor = draw.uniform(self.how.slowest, self.how.fastest) if draw.random() < self.how.speed else 1.0
+        if not translate and draw.random() < self.mix.collage and (made := self._collage(group, longest, factor, draw)):
+            return made
         several = group[0].source == "fsdd" and draw.random() < 0.7
         chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
         said, pieces, length = [], [], 0
@@ -286,6 +291,38 @@ class Sampler:
         if words is not None:
             words = [(word, start / factor, end / factor) for word, start, end in words]
         return _Segment(augment.at_speed(np.concatenate(pieces[:-1]), factor), " ".join(said), words)
+
+    def _collage(self, group: Sequence[Utterance], longest: int, factor: float, draw: Random) -> _Segment | None:
+        """Pieces of a few words each, of up to three utterances, one after another; None: their words' times are not known."""
+        pieces: list[Samples] = []
+        words: list[TimedWord] = []
+        length, whole = 0, ""
+        for _ in range(int(draw.integers(1, 4))):
+            utterance = group[int(draw.integers(len(group)))]
+            if len(utterance.words) < 2:
+                return None
+            count = min(len(utterance.words), int(draw.integers(1, 5)))
+            first = int(draw.integers(len(utterance.words) - count + 1))
+            own = utterance.words[first : first + count]
+            start, end = round(own[0][1] * SAMPLE_RATE), round(own[-1][2] * SAMPLE_RATE)
+            if length + end - start > longest * self.how.slowest:
+                break
+            shift = length / SAMPLE_RATE - own[0][1]
+            words += [(word, begin + shift, finish + shift) for word, begin, finish in own]
+            pieces.append(self.corpus.sound(utterance)[start:end])
+            length += len(pieces[-1])
+            whole = utterance.text
+        if not words:
+            return None
+        said = [word for word, *_ in words]
+        if whole[-1] in ".?!" and whole[0].isupper():  # written as sentences
+            said[0] = said[0][0].upper() + said[0][1:]
+            said[-1] = said[-1].rstrip(",;:")
+        text = " ".join(said)
+        if len(self.tokenizer.encode(" " + text)) > self.room // 2:
+            return None
+        words = [(word, start / factor, end / factor) for word, (_, start, end) in zip(said, words, strict=True)]
+        return _Segment(augment.at_speed(np.concatenate(pieces), factor), text, words)
 
     def _previous(self, group: Sequence[Utterance], translate: bool, times: bool, draw: Random) -> list[int]:
         """What was said before, its latest tokens."""

@@ -180,3 +180,41 @@ def test_every_token_is_said_where_it_sounds(corpus):
         and (batch.said[known][:, 0] < batch.said[known][:, 1]).all()
         and not known[batch.targets == IGNORED].any()
     )
+
+
+def test_collages_say_what_they_are_made_of():
+    """Each word of the corpus is a tone of its own, the higher the later: where a collage says that a word is, its tone is."""
+    utterances, sounds = [], []
+    for first in range(0, 20, 5):
+        own = [f"w{index}" for index in range(first, first + 5)]
+        words = [(word, 0.2 * place, 0.2 * place + 0.2) for place, word in enumerate(own)]
+        start = 16_000 * len(utterances)
+        utterances.append(Utterance(start, 16_000, "de", " ".join(own), "nathalie_nl", "v", "", words))
+        sounds += [
+            np.sin(2 * np.pi * (200 + 100 * index) * np.arange(3200) / 16_000) for index in range(first, first + 5)
+        ]
+    sound = (8000 * np.concatenate(sounds)).astype(np.int16)
+    sampler = made(Corpus(utterances, sound), Mix(no_speech=0.0, collage=1.0, single=1.0, previous_text=0.0))
+    texts, tones = set(), {}
+    for seed in range(60):
+        window = sampler.window(np.random.default_rng(seed))
+        written = [
+            (token, span)
+            for token, span in zip(window.tokens, window.said, strict=True)
+            if token < sampler.tokenizer.eot
+        ]
+        text = sampler.tokenizer.decode([token for token, _ in written]).split()
+        assert 0 < len(text) <= 12
+        ends = [
+            span[1]
+            for (_, span), (token, _) in zip(
+                written, [*written[1:], (sampler.tokenizer.encode(" ")[0], None)], strict=True
+            )
+            if sampler.tokenizer.encoding.decode_single_token_bytes(token).startswith(b" ")
+        ]
+        for word, end in zip(text, ends, strict=True):
+            tones.setdefault(int(word[1:]), set()).add(int(window.mel[:, round(end * 100) - 10].argmax()))
+        texts.add(tuple(text))
+    assert len(texts) > 50 and len(tones) == 20
+    highest = [max(tones[index]) for index in range(20)]
+    assert all(max(tones[index]) - min(tones[index]) <= 1 for index in tones) and highest == sorted(highest)
