@@ -36,6 +36,8 @@ FAMILIAR = 5
 HELD_OUT_TENTH = 0.9
 """Of the sentences by one speaker, those from here on are kept."""
 REAL = ("fsdd", "nathalie_nl", "kerstin_de")
+MADE = ("phrases", "words")
+"""Sources of what machines say."""
 
 ACCENTS = {
     "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan"),

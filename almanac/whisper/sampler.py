@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from almanac.runtime.errors import UserError
-from almanac.whisper import audio, augment
+from almanac.whisper import audio, augment, data
 from almanac.whisper.audio import SAMPLE_RATE, Samples
 from almanac.whisper.augment import Augmentation, Random, Surroundings
 from almanac.whisper.data import Corpus, Utterance
@@ -37,25 +37,25 @@ class Mix:
     """What windows are made of."""
 
     sources: dict[str, float] = field(
-        default_factory=lambda: {"fsdd": 2.0, "nathalie_nl": 2.0, "kerstin_de": 2.0, "phrases": 5.0, "words": 3.0}
+        default_factory=lambda: {"fsdd": 2.0, "nathalie_nl": 1.8, "kerstin_de": 1.8, "phrases": 7.0, "words": 2.4}
     )
     """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
     no_speech: float = 0.08
     """Share of windows without speech."""
-    translate: float = 0.35
+    translate: float = 0.25
     """Share of translations, where there is one."""
     times: float = 0.6
     """Share with times (the paper has no figure)."""
-    previous_text: float = 0.4
+    previous_text: float = 0.25
     """Share that is told what was said before (paper: 0.5)."""
     single: float = 0.2
     """Share with one utterance; the others are filled up."""
     easy: int = 0
     """So many batches at first are of short windows with one utterance each, undisturbed, three times as many, from which a model that
     knows nothing learns much sooner where to listen (docs/log.md)."""
-    collage: float = 0.4
-    """Share of utterances, of those whose words' times are known, that are put together from pieces of up to three: a model that has heard
-    few sentences would else learn them by heart."""
+    collage: float = 0.5
+    """Share of recorded utterances, of those whose words' times are known, that are put together from pieces of up to three: a model that
+    has heard few sentences would else learn them by heart."""
     bpe_dropout: float = 0.1
     """Chance that a merge of tokens is left out (Provilkov et al. 2020)."""
 
@@ -272,7 +272,8 @@ class Sampler:
     def _segment(self, group: Sequence[Utterance], longest: int, translate: bool, draw: Random) -> _Segment:
         """An utterance of at most so many samples; or a few digits of one speaker, one after another."""
         factor = draw.uniform(self.how.slowest, self.how.fastest) if draw.random() < self.how.speed else 1.0
-        if not translate and draw.random() < self.mix.collage and (made := self._collage(group, longest, factor, draw)):
+        recorded = group[0].source not in data.MADE and not translate
+        if recorded and draw.random() < self.mix.collage and (made := self._collage(group, longest, factor, draw)):
             return made
         several = group[0].source == "fsdd" and draw.random() < 0.7
         chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
