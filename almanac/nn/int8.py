@@ -8,10 +8,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 import torch
 from jaxtyping import Float
 from numba import float32, njit
+from numba.core import config
 from torch import Tensor, nn
 
 _FEW = 32
@@ -20,6 +22,11 @@ _LARGE = 2**23
 """Rows × weights from which integer products of several rows pay."""
 _SMALLEST = 1e-12
 """Rows of zeros are divided by this."""
+
+
+if config.CPU_FEATURES is None and (_features := llvmlite.binding.get_host_cpu_features()).get("avx512bf16"):
+    # LLVM prefers half as wide vectors, which older processors need; these multiply a fifth faster with whole ones.
+    config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
 
 
 def compiled(function: Callable[..., Any]) -> Any:

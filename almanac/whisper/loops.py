@@ -1,10 +1,19 @@
 """What a step of the decoder is made of besides `nn.int8`, as loops compiled by numba: norms, attention to what was written and to sounds,
 and GELU. With one new token a text, `torch` spends most of its time on starting operations. `fast` puts them together."""
 
+from typing import Any
+
 import numpy as np
-from numba import float32, int32
+from llvmlite import ir
+from numba import float32, int32, types
+from numba.extending import intrinsic
 
 from almanac.nn.int8 import compiled, multiply
+
+_BLOCK = 64
+"""Tokens of whom the likeliest is noted."""
+_FAR = -1e30
+"""Below all logits."""
 
 
 @compiled
@@ -93,6 +102,7 @@ def listen(
         np.zeros(positions, np.float32),
         np.ones(size, np.float32),
     )
+    totals = np.empty(each, np.float32)
     scale = float32(1) / np.sqrt(float32(size))
     for sound in range(sounds):
         for head in range(heads):
@@ -101,11 +111,16 @@ def listen(
                     own[row, i] = query[sound * each + row, head * size + i] * scale
             multiply(own, keys[sound, head], key_scale[sound, head], nothing, weights)
             for row in range(each):
-                softmax(weights[row])
-                weights[row] *= value_scale[sound, head]
+                peak, total = largest(weights[row]), float32(0)
+                for i in range(positions):
+                    weight = exponential(weights[row, i] - peak)
+                    total += weight
+                    weights[row, i] = weight * value_scale[sound, head, i]
+                totals[row] = total
             multiply(weights, values[sound, head], once, nothing, heard)
             for row in range(each):
-                mixed[sound * each + row, head * size : (head + 1) * size] = heard[row]
+                for i in range(size):
+                    mixed[sound * each + row, head * size + i] = heard[row, i] / totals[row]
 
 
 @compiled
@@ -134,16 +149,80 @@ def rounded(x: np.ndarray, whole: np.ndarray, scale: np.ndarray) -> None:
 @compiled
 def softmax(x: np.ndarray) -> None:
     """Of a flat array, in place."""
-    x -= x.max()
-    exponential(x)
-    x *= float32(1) / x.sum()
+    peak, total = largest(x), float32(0)
+    for i in range(len(x)):
+        x[i] = exponential(x[i] - peak)
+        total += x[i]
+    x *= float32(1) / total
+
+
+@compiled
+def likeliest(logits: np.ndarray, logprobs: np.ndarray, tokens: np.ndarray) -> None:
+    """The likeliest tokens of each row, in order. They lie in the blocks with the largest maxima, so that few have to be compared.
+
+    Args:
+        logits: float32, rows × vocabulary.
+        logprobs: float32, rows × count; written to.
+        tokens: int64, rows × count; written to.
+    """
+    rows, vocabulary = logits.shape
+    most = np.empty((vocabulary + _BLOCK - 1) // _BLOCK, np.float32)
+    rest = np.empty(_BLOCK, np.float32)
+    for row in range(rows):
+        x, total = logits[row], float32(0)
+        for block in range(vocabulary // _BLOCK):
+            found = float32(_FAR)
+            for i in range(_BLOCK):
+                found = max(found, x[block * _BLOCK + i])
+            most[block] = found
+        if vocabulary % _BLOCK:
+            most[-1] = largest(x[vocabulary // _BLOCK * _BLOCK :])
+        peak = largest(most)
+        for i in range(vocabulary):
+            total += exponential(x[i] - peak)
+        below = peak + np.log(total)
+        for place in range(tokens.shape[1]):
+            block = place_of(largest(most), most)
+            first = block * _BLOCK
+            own = rest[: min(_BLOCK, vocabulary - first)]
+            own[:] = x[first : first + len(own)]
+            for other in tokens[row, :place]:
+                if first <= other < first + len(own):
+                    own[other - first] = _FAR
+            token = place_of(most[block], own)
+            tokens[row, place], logprobs[row, place] = first + token, own[token] - below
+            own[token] = _FAR
+            most[block] = largest(own)
+
+
+@compiled
+def largest(x: np.ndarray) -> float:
+    """The largest number of a flat array, looked for in `_BLOCK` places side by side, as numpy's does not."""
+    lanes = np.full(_BLOCK, float32(_FAR))
+    whole = len(x) // _BLOCK * _BLOCK
+    for first in range(0, whole, _BLOCK):
+        for i in range(_BLOCK):
+            lanes[i] = max(lanes[i], x[first + i])
+    found = float32(_FAR)
+    for lane in lanes:
+        found = max(found, lane)
+    for i in range(whole, len(x)):
+        found = max(found, x[i])
+    return found
+
+
+@compiled
+def place_of(number: float, x: np.ndarray) -> int:
+    """Where a number first is in a flat array that holds it."""
+    for i in range(len(x)):
+        if x[i] == number:
+            return i
+    return 0
 
 
 @compiled
 def gelu(x: np.ndarray) -> None:
     """Of a flat array, in place; the error function by Abramowitz and Stegun 7.1.26, to 1.5e-7."""
-    decay = -float32(0.5) * x * x
-    exponential(decay)
     for i in range(len(x)):
         t = float32(1) / (float32(1) + float32(0.3275911 / 2**0.5) * abs(x[i]))
         series = float32(1.061405429)
@@ -151,25 +230,33 @@ def gelu(x: np.ndarray) -> None:
         series = series * t + float32(1.421413741)
         series = series * t - float32(0.284496736)
         series = series * t + float32(0.254829592)
-        beyond = float32(0.5) * series * t * decay[i]  # how likely a normal number is to be beyond |x|
+        decay = exponential(-float32(0.5) * x[i] * x[i])
+        beyond = float32(0.5) * series * t * decay  # how likely a normal number is to be beyond |x|
         x[i] *= float32(1) - beyond if x[i] > 0 else beyond
 
 
 @compiled
-def exponential(x: np.ndarray) -> None:
-    """exp of a flat array of numbers that are not above 0, in place: 2ⁿ by the exponent's bits, the rest by a Taylor series (to 2e-7).
-    Unlike a library's, it is computed for many numbers at once."""
-    powers = np.empty(len(x), np.int32)
-    for i in range(len(x)):
-        y = max(x[i] * float32(1.4426950408889634), float32(-90))  # far from the numbers that processors are slow with
-        n = np.rint(y)
-        f = (y - n) * float32(0.6931471805599453)
-        series = float32(1 / 720)
-        series = series * f + float32(1 / 120)
-        series = series * f + float32(1 / 24)
-        series = series * f + float32(1 / 6)
-        series = series * f + float32(0.5)
-        series = series * f + float32(1)
-        x[i] = series * f + float32(1)
-        powers[i] = (int32(n) + int32(127)) << int32(23)
-    x *= powers.view(np.float32)
+def exponential(x: float) -> float:
+    """exp of a float32 that is not above 0: 2ⁿ by the exponent's bits, the rest by a Taylor series (to 2e-7). Unlike a library's, it is
+    computed for many numbers of a loop at once."""
+    y = max(x * float32(1.4426950408889634), float32(-90))  # far from the numbers that processors are slow with
+    n = np.rint(y)
+    f = (y - n) * float32(0.6931471805599453)
+    series = float32(1 / 720)
+    series = series * f + float32(1 / 120)
+    series = series * f + float32(1 / 24)
+    series = series * f + float32(1 / 6)
+    series = series * f + float32(0.5)
+    series = series * f + float32(1)
+    series = series * f + float32(1)
+    return series * _as_float((int32(n) + int32(127)) << int32(23))
+
+
+@intrinsic
+def _as_float(typing: Any, bits: Any) -> Any:
+    """The float32 of these bits."""
+
+    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.bitcast(given[0], ir.FloatType())
+
+    return types.float32(types.int32), made

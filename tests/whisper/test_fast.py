@@ -111,3 +111,16 @@ def test_float32_is_left_as_it_is(model, mel):
 def test_unknown_precisions_are_refused(model):
     with pytest.raises(UserError, match="unknown precision 'int4'"):
         fast.prepare(copy.deepcopy(model), "int4")
+
+
+@pytest.mark.parametrize("vocabulary", [300, 64, 51_865, 63])
+def test_the_likeliest_tokens_are_those_of_a_sort(vocabulary):
+    draw = torch.Generator().manual_seed(vocabulary)
+    logits = 6 * torch.randn(5, vocabulary, generator=draw)
+    logits[:, 1::3] = -torch.inf
+    logits[2, :5] = 20.0  # ties
+    logprobs, found = decoding.likeliest(logits, 6)
+    expected = logits.log_softmax(-1).topk(6)
+    assert (logprobs - expected.values).abs().max() < 2e-5
+    assert torch.equal(logits.gather(1, found), logits.gather(1, expected.indices))
+    assert all(len(set(row)) == 6 for row in found.tolist())
