@@ -24,9 +24,10 @@ _SMALLEST = 1e-12
 """Rows of zeros are divided by this."""
 
 
-if config.CPU_FEATURES is None and (_features := llvmlite.binding.get_host_cpu_features()).get("avx512bf16"):
+_numba: Any = config
+if _numba.CPU_FEATURES is None and (_features := llvmlite.binding.get_host_cpu_features()).get("avx512bf16"):
     # LLVM prefers half as wide vectors, which older processors need; these multiply a fifth faster with whole ones.
-    config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
+    _numba.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
 
 
 def compiled(function: Callable[..., Any]) -> Any:

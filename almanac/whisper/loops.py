@@ -196,7 +196,7 @@ def likeliest(logits: np.ndarray, logprobs: np.ndarray, tokens: np.ndarray) -> N
 
 
 @compiled
-def largest(x: np.ndarray) -> float:
+def largest(x: np.ndarray) -> Any:
     """The largest number of a flat array, looked for in `_BLOCK` places side by side, as numpy's does not."""
     lanes = np.full(_BLOCK, float32(_FAR))
     whole = len(x) // _BLOCK * _BLOCK
@@ -236,7 +236,7 @@ def gelu(x: np.ndarray) -> None:
 
 
 @compiled
-def exponential(x: float) -> float:
+def exponential(x: Any) -> Any:
     """exp of a float32 that is not above 0: 2ⁿ by the exponent's bits, the rest by a Taylor series (to 2e-7). Unlike a library's, it is
     computed for many numbers of a loop at once."""
     y = max(x * float32(1.4426950408889634), float32(-90))  # far from the numbers that processors are slow with
@@ -252,11 +252,12 @@ def exponential(x: float) -> float:
     return series * _as_float((int32(n) + int32(127)) << int32(23))
 
 
-@intrinsic
-def _as_float(typing: Any, bits: Any) -> Any:
-    """The float32 of these bits."""
-
+def _bitcast(typing: Any, bits: Any) -> Any:
     def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         return builder.bitcast(given[0], ir.FloatType())
 
     return types.float32(types.int32), made
+
+
+_as_float: Any = intrinsic(_bitcast)
+"""The float32 whose bits an int32 has."""
