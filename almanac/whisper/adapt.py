@@ -1,6 +1,7 @@
-"""A model's weights in one of another vocabulary or window: what a training on other speech begins with, instead of random numbers. Layers
-are taken as they are; a token that is new begins as the mean of the tokens that spelled it."""
+"""A model's weights in one of another vocabulary, window or depth: what a training on other speech begins with, instead of random
+numbers. Layers are taken as they are; a token that is new begins as the mean of the tokens that spelled it."""
 
+import re
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,14 @@ from almanac.whisper.tokenizer import Tokenizer
 
 
 @torch.no_grad()
-def adapted(found: Recogniser, tokens: Tokenizer, seconds: float, context: int) -> Whisper:
+def adapted(
+    found: Recogniser,
+    tokens: Tokenizer,
+    seconds: float,
+    context: int,
+    encoder: int | None = None,
+    decoder: int | None = None,
+) -> Whisper:
     """A model with the weights of another.
 
     Args:
@@ -21,11 +29,22 @@ def adapted(found: Recogniser, tokens: Tokenizer, seconds: float, context: int) 
         tokens: the vocabulary.
         seconds: its window.
         context: tokens that its decoder can look back on.
+        encoder: blocks of its encoder, at most as many as the other has; None: as many. Fewer are taken at even distances, the first and
+            the last among them (Gandhi et al. 2023, §4).
+        decoder: the same for its decoder.
     """
     old = found.model.dims
-    dims = replace(old, n_vocab=tokens.encoding.n_vocab, n_audio_ctx=round(seconds * 50), n_text_ctx=context)
-    model = Whisper(dims, found.model.alignment_heads)
-    weights, own = found.model.state_dict(), model.state_dict()
+    kept = {"encoder": _spread(old.n_audio_layer, encoder), "decoder": _spread(old.n_text_layer, decoder)}
+    dims = replace(
+        old,
+        n_vocab=tokens.encoding.n_vocab,
+        n_audio_ctx=round(seconds * 50),
+        n_text_ctx=context,
+        n_audio_layer=len(kept["encoder"]),
+        n_text_layer=len(kept["decoder"]),
+    )
+    model = Whisper(dims, found.model.alignment_heads[kept["decoder"]])
+    weights, own = _with_blocks(found.model.state_dict(), kept), model.state_dict()
     positions = weights["decoder.positional_embedding"]
     weights["decoder.positional_embedding"] = positions[torch.arange(context).clamp(max=old.n_text_ctx - 1)]
     weights["decoder.token_embedding.weight"] = _embeddings(
@@ -34,6 +53,24 @@ def adapted(found: Recogniser, tokens: Tokenizer, seconds: float, context: int) 
     weights["encoder.positional_embedding"] = own["encoder.positional_embedding"]
     model.load_state_dict(weights)
     return model
+
+
+def _spread(blocks: int, wanted: int | None) -> list[int]:
+    """So many of the blocks, at even distances; of one, the last."""
+    return torch.linspace(blocks - 1, 0, wanted or blocks).round().long().flip(0).tolist()
+
+
+def _with_blocks(weights: dict[str, Tensor], kept: dict[str, list[int]]) -> dict[str, Tensor]:
+    """The weights of these blocks of the encoder and the decoder, numbered anew, and of all that is not in blocks."""
+    found = {}
+    for name, tensor in weights.items():
+        block = re.match(r"(encoder|decoder)\.blocks\.(\d+)\.", name)
+        if not block:
+            found[name] = tensor
+        elif int(block[2]) in kept[block[1]]:
+            place = kept[block[1]].index(int(block[2]))
+            found[f"{block[1]}.blocks.{place}.{name[block.end() :]}"] = tensor
+    return found
 
 
 def _embeddings(table: Float[Tensor, "old state"], old: Tokenizer, new: Tokenizer) -> Float[Tensor, "new state"]:

@@ -372,7 +372,7 @@ def train(
             programs run too (`almanac whisper convert`).
         learning_rate: at its peak; default: the preset's, or a tenth of it with --start.
         start: begin with this model's weights (a shipped name, a published size, a path or hf://owner/repo) instead of random ones: what it
-            knows, it need not learn. Its sizes, window and vocabulary stay, but for --seconds and --vocabulary.
+            knows, it need not learn. Its sizes, window and vocabulary stay, but for --seconds, --vocabulary and fewer blocks.
         compile: run the network through torch.compile.
         resume: go on with the run in --out.
         seed: of weights, windows and what happens to them.

@@ -28,7 +28,7 @@ _FIT = FitConfig(
     1_000, learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup_steps=100, ema_decay=0.99, save_every=200
 )
 _NARROW = Preset(
-    64, 2, 1, 3.0, 280, 16, _FIT, spelling=2.0, context=96,
+    64, 2, 1, 3.0, 280, 16, _FIT, spelling=2.0, guidance=1.0, context=96,
     recipe=Recipe(("fsdd",), 0, 0, flite=False),
     mix=Mix(no_speech=0.0, times=0.0, previous_text=0.0, single=0.7),
     augmentation=augment.NONE,
@@ -39,7 +39,7 @@ _DIVERSE = replace(
     vocabulary=512,
     context=160,
     recipe=Recipe(phrases=1500, open=750),
-    mix=Mix({"fsdd": 5.0, "nathalie_nl": 1.0, "kerstin_de": 1.0, "phrases": 3.0, "words": 1.0}, single=0.5, easy=1200),
+    mix=Mix({"fsdd": 5.0, "nathalie_nl": 1.0, "kerstin_de": 1.0, "phrases": 3.0, "words": 1.0}, single=0.5, easy=1000),
     augmentation=augment.Augmentation(),
 )
 
@@ -93,8 +93,8 @@ FAMILIES = {
     "diverse": Family(
         "those digits, two readers' sentences and machines in six languages, disturbed; all tasks",
         {
-            **_longer("diverse", _DIVERSE, 128, (2500, 1500, 1500)),
-            **_longer("diverse", _DIVERSE, 192, (3000, 2000)),
+            **_longer("diverse", _DIVERSE, 128, (2000, 1000, 1000)),
+            **_longer("diverse", _DIVERSE, 192, (2000, 1500)),
         },
     ),
 }

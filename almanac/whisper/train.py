@@ -149,7 +149,7 @@ def train(
     else:
         same = preset.vocabulary == start.model.dims.n_vocab
         tokens = start.tokenizer if same else vocabulary(preset, corpus)
-        whisper = adapt.adapted(start, tokens, preset.seconds, preset.context)
+        whisper = adapt.adapted(start, tokens, preset.seconds, preset.context, preset.encoder, preset.decoder)
     dims = whisper.dims
     learner = Learner(whisper)
     sampler = Sampler(corpus, tokens, dims, preset.mix, preset.augmentation, heard_around(), preset.batch_size, seed)
@@ -305,10 +305,11 @@ def with_overrides(
     compile: bool = False,
     start: Recogniser | None = None,
 ) -> Preset:
-    """A preset with what the person changed of it. To begin with a model, it is as large as that, and learns a tenth as fast.
+    """A preset with what the person changed of it. To begin with a model, it is as large as that, or has fewer blocks, and learns a
+    tenth as fast.
 
     Raises:
-        UserError: a number is below 1, the width is not of whole heads, or a model's sizes are asked to change.
+        UserError: a number is below 1, the width is not of whole heads, or a model that it begins with can't have such sizes.
     """
     changed = {
         "batch_size": batch_size,
@@ -322,17 +323,25 @@ def with_overrides(
             raise UserError(f"{name} is {value}", "give a number from 1 on")
     if width is not None and width % 64:
         raise UserError(f"width is {width}", "give a multiple of 64, the channels of a head")
-    if start is not None and (width or encoder or decoder):
-        raise UserError(
-            "a model that a training begins with keeps its width and its blocks", "leave them out, or --start"
-        )
     recipe = replace(preset.recipe, real=lists or preset.recipe.real)
     if not made:
         recipe = replace(recipe, phrases=0, open=0)
     fit = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
     if start is not None:
         sizes = start.model.dims
-        preset = replace(preset, seconds=sizes.seconds, vocabulary=sizes.n_vocab, context=sizes.n_text_ctx)
+        has = (sizes.n_audio_state, sizes.n_audio_layer, sizes.n_text_layer)
+        if width not in (None, has[0]) or (encoder or 0) > has[1] or (decoder or 0) > has[2]:
+            raise UserError(
+                f"the model that the training begins with is {has[0]} wide and has {has[1]} + {has[2]} blocks",
+                "ask for the same width and at most as many blocks, or leave --start out",
+            )
+        preset = replace(
+            preset,
+            **dict(zip(("width", "encoder", "decoder"), has, strict=True)),
+            seconds=sizes.seconds,
+            vocabulary=sizes.n_vocab,
+            context=sizes.n_text_ctx,
+        )
         fit = replace(fit, learning_rate=fit.learning_rate / 10, muon=fit.muon / 10)
     if learning_rate is not None:
         fit = replace(fit, learning_rate=learning_rate, muon=fit.muon * learning_rate / fit.learning_rate)

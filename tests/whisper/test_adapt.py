@@ -28,6 +28,22 @@ def test_with_its_own_vocabulary_and_window_nothing_changes(found):
         assert torch.equal(same.state_dict()[name], tensor), name
 
 
+def test_fewer_blocks_are_those_at_even_distances(found):
+    torch.manual_seed(1)
+    deep = Recogniser(Whisper(Dims.of_width(64, 4, 3, found.model.dims.n_vocab, seconds=4.0)).eval(), found.tokenizer)
+    model = adapt.adapted(deep, found.tokenizer, 4.0, 448, 3, 2)
+    for own, other, blocks in (
+        (model.encoder, deep.model.encoder, (0, 2, 3)),
+        (model.decoder, deep.model.decoder, (0, 2)),
+    ):
+        assert len(own.blocks) == len(blocks)
+        for place, block in enumerate(blocks):
+            assert torch.equal(own.blocks[place].mlp[0].weight, other.blocks[block].mlp[0].weight)
+    assert torch.equal(model.alignment_heads, deep.model.alignment_heads[[0, 2]])
+    last = adapt.adapted(deep, found.tokenizer, 4.0, 448, 1, 1)
+    assert torch.equal(last.decoder.blocks[0].mlp[0].weight, deep.model.decoder.blocks[2].mlp[0].weight)
+
+
 def test_tokens_that_both_know_keep_their_rows_and_others_are_the_mean_of_what_spells_them(found):
     tokens = vocabulary([" hausboot", " greenhouse effect", " maison"], ("en", "fr", "de"), 6.0)
     model = adapt.adapted(found, tokens, 6.0, 500)
