@@ -55,7 +55,7 @@ class FitConfig:
     """Weight decay."""
     muon: float = 0.0
     """Peak learning rate of Muon (Jordan et al. 2024) for the matrices of a network's `blocks`, in AdamW's measure of a step; 0: AdamW
-    trains them too. In a short training it is worth half as many steps again (docs/log.md)."""
+    trains them too. Short trainings learn faster by it (docs/log.md)."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down."""
     accumulate: int = 1
