@@ -35,15 +35,21 @@ class Augmentation:
     """Speech over noise."""
     telephone: float = 0.12
     """Share on a telephone line: 300 to 3,400 Hz, μ-law."""
+    narrow: float = 0.12
+    """Share recorded at 8 kHz."""
     codec: float = 0.06
     """Share through a lossy codec."""
     tilt: float = 0.3
     """Share whose treble or bass is raised or lowered."""
+    throat: float = 0.4
+    """Share whose speakers' vocal tracts become longer or shorter."""
     masks: float = 0.5
     """Share with bands of frequency and time masked."""
 
 
-NONE = Augmentation(speed=0.0, room=0.0, noise=0.0, telephone=0.0, codec=0.0, tilt=0.0, masks=0.0)
+NONE = Augmentation(
+    speed=0.0, room=0.0, noise=0.0, telephone=0.0, narrow=0.0, codec=0.0, tilt=0.0, throat=0.0, masks=0.0
+)
 """Sound as it is."""
 
 
@@ -72,6 +78,8 @@ def surroundings(samples: Samples, how: Augmentation, around: Surroundings, draw
         samples = with_noise(samples, background(length, around, draw), draw.uniform(*how.snr_db))
     if draw.random() < how.telephone:
         samples = telephone(samples)
+    if draw.random() < how.narrow:
+        samples = narrow(samples)
     if draw.random() < how.codec:
         samples = through_codec(samples, *CODECS[int(draw.integers(len(CODECS)))])
     if how is NONE:
@@ -148,6 +156,12 @@ CODECS = (("libopus", "ogg", 48_000, 12_000), ("libopus", "ogg", 48_000, 24_000)
 """FFmpeg's name, container, rate (Hz) and bits a second."""
 
 
+def narrow(samples: Samples) -> Samples:
+    """Nothing above 4 kHz."""
+    halved = resample(resample(samples, 2.0 * SAMPLE_RATE), SAMPLE_RATE / 2)[: len(samples)]
+    return np.pad(halved, (0, len(samples) - len(halved)))
+
+
 def through_codec(samples: Samples, name: str, container: str, rate: int, bits: int) -> Samples:
     """Encoded and decoded again."""
     import av
@@ -167,6 +181,14 @@ def through_codec(samples: Samples, name: str, container: str, rate: int, bits: 
         frames = [block for frame in found.decode(audio=0) for block in back.resample(frame)]
     decoded = np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]).astype(np.float32) / 32768
     return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
+
+
+def stretched(mel: Float[Tensor, "mels frames"], factor: float) -> Float[Tensor, "mels frames"]:
+    """As a speaker with a shorter vocal tract would sound, whose resonances are higher by a factor, in mels (Jaitly & Hinton 2013)."""
+    mels = len(mel)
+    source = (torch.arange(mels) / factor).clamp(max=mels - 1)
+    below = source.long().clamp(max=mels - 2)
+    return torch.lerp(mel[below], mel[below + 1], (source - below)[:, None])
 
 
 def masked(mel: Float[Tensor, "mels frames"], draw: Random) -> Float[Tensor, "mels frames"]:

@@ -37,10 +37,10 @@ class Mix:
     """What windows are made of."""
 
     sources: dict[str, float] = field(
-        default_factory=lambda: {"fsdd": 2.0, "nathalie_nl": 1.8, "kerstin_de": 1.8, "phrases": 7.0, "words": 2.4}
+        default_factory=lambda: {"fsdd": 3.0, "nathalie_nl": 2.0, "kerstin_de": 2.5, "phrases": 5.5, "words": 3.0}
     )
     """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
-    no_speech: float = 0.08
+    no_speech: float = 0.14
     """Share of windows without speech."""
     translate: float = 0.25
     """Share of translations, where there is one."""
@@ -48,7 +48,7 @@ class Mix:
     """Share with times (the paper has no figure)."""
     previous_text: float = 0.25
     """Share that is told what was said before (paper: 0.5)."""
-    single: float = 0.2
+    single: float = 0.3
     """Share with one utterance; the others are filled up."""
     easy: int = 0
     """So many batches at first are of short windows with one utterance each, undisturbed, three times as many, from which a model that
@@ -188,6 +188,8 @@ class Sampler:
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
         if not easy and draw.random() < 0.3:
             mel = augment.raised_floor(mel, draw.uniform(0, 60))
+        if not easy and draw.random() < self.how.throat:
+            mel = augment.stretched(mel, draw.uniform(0.88, 1.14))
         if not easy and draw.random() < self.how.masks:
             mel = augment.masked(mel, draw)
         heard = None if words is None else self._heard(mel.shape[1] // 2, words)
@@ -275,7 +277,7 @@ class Sampler:
         recorded = group[0].source not in data.MADE and not translate
         if recorded and draw.random() < self.mix.collage and (made := self._collage(group, longest, factor, draw)):
             return made
-        several = group[0].source == "fsdd" and draw.random() < 0.7
+        several = group[0].source == "fsdd" and draw.random() < 0.5
         chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
         said, pieces, length = [], [], 0
         words: list[TimedWord] | None = []

@@ -85,7 +85,15 @@ PRESETS = {
         mix=Mix(easy=2_000),
         # A short training has more use for undisturbed sound.
         augmentation=Augmentation(
-            speed=0.6, room=0.15, noise=0.3, snr_db=(5.0, 40.0), telephone=0.08, codec=0.02, tilt=0.2, masks=0.2
+            speed=0.6,
+            room=0.15,
+            noise=0.3,
+            snr_db=(5.0, 40.0),
+            telephone=0.08,
+            narrow=0.15,
+            codec=0.02,
+            tilt=0.2,
+            masks=0.2,
         ),
     ),
     "gpu": Preset(
@@ -114,7 +122,9 @@ PRESETS = {
         ),
         context=448,
         mix=Mix(previous_text=0.5),
-        augmentation=Augmentation(speed=0.0, room=0.0, noise=0.0, telephone=0.0, codec=0.0, tilt=0.0, masks=1.0),
+        augmentation=Augmentation(
+            speed=0.0, room=0.0, noise=0.0, telephone=0.0, narrow=0.0, codec=0.0, tilt=0.0, throat=0.0, masks=1.0
+        ),
     ),
 }
 

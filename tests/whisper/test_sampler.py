@@ -218,3 +218,17 @@ def test_collages_say_what_they_are_made_of():
     assert len(texts) > 50 and len(tones) == 20
     highest = [max(tones[index]) for index in range(20)]
     assert all(max(tones[index]) - min(tones[index]) <= 1 for index in tones) and highest == sorted(highest)
+
+
+def test_recordings_at_8_khz_have_nothing_above_4():
+    noise = augment.coloured(16_001, 0.0, np.random.default_rng(0))
+    spectrum = np.abs(np.fft.rfft(augment.narrow(noise)))
+    assert len(augment.narrow(noise)) == 16_001
+    assert spectrum[4100:].max() < 0.01 * spectrum[:3800].mean()
+
+
+def test_a_shorter_throat_raises_resonances():
+    mel = torch.zeros(80, 6)
+    mel[40] = 1
+    found = [int(augment.stretched(mel, factor)[:, 3].argmax()) for factor in (0.9, 1.0, 1.1)]
+    assert found == [36, 40, 44] and torch.equal(augment.stretched(mel, 1.0), mel)
