@@ -43,7 +43,7 @@ def test_the_same_batch_comes_again(corpus):
 
 
 def test_windows_follow_the_format(corpus):
-    sampler = made(corpus, Mix(no_speech=0.2))
+    sampler = made(corpus, Mix(no_speech=0.2, translate=0.4, previous_text=0.4))
     tokens = sampler.tokenizer
     seen = set()
     for seed in range(200):
