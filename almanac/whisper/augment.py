@@ -41,6 +41,8 @@ class Augmentation:
     """Share through a lossy codec."""
     tilt: float = 0.3
     """Share whose treble or bass is raised or lowered."""
+    response: float = 0.5
+    """Share heard through a microphone that is louder at some frequencies than at others."""
     throat: float = 0.4
     """Share whose speakers' vocal tracts become longer or shorter."""
     masks: float = 0.5
@@ -48,7 +50,7 @@ class Augmentation:
 
 
 NONE = Augmentation(
-    speed=0.0, room=0.0, noise=0.0, telephone=0.0, narrow=0.0, codec=0.0, tilt=0.0, throat=0.0, masks=0.0
+    speed=0.0, room=0.0, noise=0.0, telephone=0.0, narrow=0.0, codec=0.0, tilt=0.0, response=0.0, throat=0.0, masks=0.0
 )
 """Sound as it is."""
 
@@ -117,8 +119,12 @@ def background(length: int, around: Surroundings, draw: Random) -> Samples:
     kind = draw.random()
     if around.noises and kind < 0.55:
         noise = around.noises[int(draw.integers(len(around.noises)))]
-        start = draw.integers(max(1, len(noise) - length))
-        return np.resize(noise[start : start + length], length)
+        factor = draw.uniform(0.6, 1.6)
+        start = draw.integers(max(1, len(noise) - round(length * factor)))
+        noise = at_speed(noise[start : start + round(length * factor)], factor)
+        return np.resize(tilted(noise, draw.uniform(-12, 12)), length)
+    if kind < 0.65:
+        return knocks(length, draw)
     if kind < 0.85:
         return coloured(length, draw.uniform(-1, 2), draw)
     time = np.arange(length) / SAMPLE_RATE
@@ -127,6 +133,20 @@ def background(length: int, around: Surroundings, draw: Random) -> Samples:
         return sum(np.sin(2 * np.pi * base * k * time) / k for k in range(1, 8)).astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
     notes = np.repeat(220 * 2 ** (draw.integers(0, 24, 40) / 12), SAMPLE_RATE // draw.integers(2, 8))
     return np.sin(2 * np.pi * np.cumsum(np.resize(notes, length)) / SAMPLE_RATE).astype(np.float32)
+
+
+def knocks(length: int, draw: Random) -> Samples:
+    """Things that are put down, one to six a second: each a burst of coloured noise or a tone that dies away."""
+    sound = 0.01 * coloured(length, draw.uniform(0, 2), draw)
+    for _ in range(1 + int(length / SAMPLE_RATE * draw.uniform(1, 6))):
+        seconds = draw.uniform(0.01, 0.4)
+        time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+        ringing = np.sin(2 * np.pi * draw.uniform(200, 5000) * time)
+        burst = ringing if draw.random() < 0.4 else coloured(len(time), draw.uniform(-1, 2), draw)
+        start = int(draw.integers(length))
+        burst = (burst * 10 ** (-3 * time / seconds - draw.uniform(0, 1.5)))[: length - start]
+        sound[start : start + len(burst)] += burst
+    return sound.astype(np.float32)
 
 
 def coloured(length: int, power: float, draw: Random) -> Samples:
@@ -181,6 +201,13 @@ def through_codec(samples: Samples, name: str, container: str, rate: int, bits: 
         frames = [block for frame in found.decode(audio=0) for block in back.resample(frame)]
     decoded = np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]).astype(np.float32) / 32768
     return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
+
+
+def equalised(mel: Float[Tensor, "mels frames"], draw: Random) -> Float[Tensor, "mels frames"]:
+    """Louder or softer by up to 10 dB at six frequencies, and between them accordingly."""
+    places = np.linspace(0, len(mel) - 1, 6)
+    decibels = np.interp(np.arange(len(mel)), places, draw.uniform(-10, 10, 6))
+    return mel + torch.from_numpy(decibels / 40).float()[:, None]
 
 
 def stretched(mel: Float[Tensor, "mels frames"], factor: float) -> Float[Tensor, "mels frames"]:

@@ -188,6 +188,8 @@ class Sampler:
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
         if not easy and draw.random() < 0.3:
             mel = augment.raised_floor(mel, draw.uniform(0, 60))
+        if not easy and draw.random() < self.how.response:
+            mel = augment.equalised(mel, draw)
         if not easy and draw.random() < self.how.throat:
             mel = augment.stretched(mel, draw.uniform(0.88, 1.14))
         if not easy and draw.random() < self.how.masks:
@@ -219,7 +221,7 @@ class Sampler:
         window, body = np.zeros(length, np.float32), []
         said: list[TimeSpan] = []
         words: list[TimedWord] | None = []
-        cursor = int(draw.uniform(0, 0.8) ** 2 * SAMPLE_RATE)
+        cursor = int(max(0, draw.uniform(-0.2, 0.8)) ** 2 * SAMPLE_RATE)
         previous = draw.random() < mix.previous_text and not easy
         alone = easy or draw.random() < mix.single
         while True:

@@ -123,7 +123,16 @@ PRESETS = {
         context=448,
         mix=Mix(previous_text=0.5),
         augmentation=Augmentation(
-            speed=0.0, room=0.0, noise=0.0, telephone=0.0, narrow=0.0, codec=0.0, tilt=0.0, throat=0.0, masks=1.0
+            speed=0.0,
+            room=0.0,
+            noise=0.0,
+            telephone=0.0,
+            narrow=0.0,
+            codec=0.0,
+            tilt=0.0,
+            response=0.0,
+            throat=0.0,
+            masks=1.0,
         ),
     ),
 }
