@@ -136,12 +136,12 @@ def background(length: int, around: Surroundings, draw: Random) -> Samples:
 
 
 def knocks(length: int, draw: Random) -> Samples:
-    """Things that are put down, one to six a second: each a burst of coloured noise or a tone that dies away."""
-    sound = 0.01 * coloured(length, draw.uniform(0, 2), draw)
+    """Things that are put down, one to six a second: each a burst of coloured noise, or a few tones, that dies away."""
+    sound = 10 ** draw.uniform(-3, -1) * coloured(length, draw.uniform(0, 2), draw)
     for _ in range(1 + int(length / SAMPLE_RATE * draw.uniform(1, 6))):
         seconds = draw.uniform(0.01, 0.4)
         time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-        ringing = np.sin(2 * np.pi * draw.uniform(200, 5000) * time)
+        ringing = sum(np.sin(2 * np.pi * draw.uniform(200, 6000) * time) for _ in range(int(draw.integers(1, 5))))
         burst = ringing if draw.random() < 0.4 else coloured(len(time), draw.uniform(-1, 2), draw)
         start = int(draw.integers(length))
         burst = (burst * 10 ** (-3 * time / seconds - draw.uniform(0, 1.5)))[: length - start]

@@ -85,7 +85,7 @@ class Window:
     tokens: list[int]
     """From the previous text to the end of text."""
     told: int
-    """How many of them come before the start of transcript."""
+    """How many of them come before what is asked for, but for one: the previous text, or all before an empty text."""
     heard: Int[Tensor, " positions"] | None
     """See `Batch`; None: not known."""
     said: list[TimeSpan]
@@ -181,8 +181,8 @@ class Sampler:
         """
         length = min(self.length, round(EASY_SECONDS * SAMPLE_RATE)) if easy else self.length
         if draw.random() < self.mix.no_speech:
-            samples, tokens = self._without_speech(length, draw)
-            told, words, said = 0, [], []
+            samples, tokens, told = self._without_speech(length, draw)
+            words, said = [], []
         else:
             samples, tokens, told, words, said = self._with_speech(length, easy, draw)
         mel = audio.log_mel(torch.from_numpy(samples), self.dims.n_mels)
@@ -342,8 +342,8 @@ class Sampler:
             clock = end
         return [self.tokenizer.sot_prev, *body[-(self.dims.n_text_ctx // 2 - 1) :]]
 
-    def _without_speech(self, size: int, draw: Random) -> tuple[Samples, list[int]]:
-        """Noise, hum, tones or silence: no speech; and if asked in a language none the less, an empty text."""
+    def _without_speech(self, size: int, draw: Random) -> tuple[Samples, list[int], int]:
+        """Noise, hum, tones or silence: no speech; and if told a language none the less, an empty text."""
         kind = draw.random()
         samples = np.zeros(size, np.float32)
         if kind > 0.15:
@@ -357,12 +357,12 @@ class Sampler:
         samples = samples.astype(np.float32)
         tokenizer = self.tokenizer
         if draw.random() < 0.7:
-            return samples, [tokenizer.sot, tokenizer.no_speech, tokenizer.eot]
+            return samples, [tokenizer.sot, tokenizer.no_speech, tokenizer.eot], 0
         language = tokenizer.languages[draw.integers(len(tokenizer.languages))]
         times = bool(draw.random() < self.mix.times)
         task: Task = "translate" if draw.random() < 0.2 else "transcribe"
         start = tokenizer.start(language, task, times)
-        return samples, [*start, *([self._time(0.0)] if times else []), tokenizer.eot]
+        return samples, [*start, *([self._time(0.0)] if times else []), tokenizer.eot], len(start) - 1
 
     def _time(self, seconds: float) -> int:
         return self.tokenizer.timestamp_begin + round(min(seconds, self.dims.seconds) / SECONDS_PER_TIMESTAMP)
