@@ -33,6 +33,13 @@ SYSTEMS = (
         "arXiv 2208.09392",
         ("degrade", "train", "restore", "generate", "evaluate", "features"),
     ),
+    System(
+        "whisper",
+        "Whisper",
+        "speech in many languages to text, English, timestamps and subtitles, from files or while it is spoken",
+        "arXiv 2212.04356",
+        ("transcribe", "stream", "convert", "clean", "train", "evaluate", "serve"),
+    ),
 )
 
 

@@ -89,8 +89,8 @@ def spoken(language: str, count: int, task: Task = "transcribe", seed: int = 100
     found = []
     for line in data.phrase_lines(recipe):
         said = speak(line.text, line.voice)
-        text = line.english if task == "translate" else line.text
-        found.append(Clip(partial(_same, said.samples), language, text, name, task, said.words))
+        text, words = (line.english, []) if task == "translate" else (line.text, said.words)
+        found.append(Clip(partial(_same, said.samples), language, text, name, task, words))
     return found
 
 

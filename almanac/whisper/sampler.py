@@ -245,7 +245,8 @@ class Sampler:
             body += [self._time(start), *own, self._time(end)] if times else own
             spans = self._spans(own, segment.text, None if translate else segment.words, start)
             said += [(start, start), *spans, (end, end)] if times else spans
-            cursor += len(segment.samples) + int(draw.exponential(0.35) * SAMPLE_RATE)
+            pause = draw.uniform(0, 5) if draw.random() < 0.15 else draw.exponential(0.35)
+            cursor += len(segment.samples) + int(pause * SAMPLE_RATE)
             if alone or cursor > length - SAMPLE_RATE // 4:
                 break
         told = self._previous(group, translate, times, draw) if previous else []

@@ -1,6 +1,7 @@
 """The recipe (paper §2.4, appendix F): the likelihood of every token of the multitask format but the previous text, for three sizes of
 machine. Small models learn a small vocabulary of their own and listen to windows of their own length."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -183,7 +184,7 @@ def train(
         device_name=device_name,
         resume=resume,
     )
-    seen = fitted.step * preset.batch_size * preset.fit.accumulate
+    seen = fitted.step * preset.batch_size * preset.fit.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
     facts = {
         "hours": round(corpus.hours, 2),
         "sources": sorted({utterance.source for utterance in corpus.utterances}),

@@ -28,8 +28,8 @@ SHORTEST = 3
 """Chunks; fewer above `BEGINS` are a click."""
 PADDING = 30
 """Frames that are kept before and after speech: its faint beginnings and ends."""
-BRIDGED = 300
-"""Frames; a shorter pause between stretches is kept where both fit into a window, so that not every sentence takes one of its own."""
+BRIDGED = 0.1
+"""Of a window; a shorter pause between stretches is kept where both fit into one, so that not every sentence takes one of its own."""
 _CONTEXT = 64
 """Samples before a chunk that the network hears again."""
 _BLOCK = 4096
@@ -70,7 +70,7 @@ def joined(stretches: Iterable[Stretch], longest: int) -> list[Stretch]:
     """Stretches with their neighbours, where the pause between them is short and all of it no longer than `longest` frames."""
     found: list[Stretch] = []
     for begin, end in stretches:
-        if found and begin - found[-1][1] <= BRIDGED and end - found[-1][0] <= longest:
+        if found and begin - found[-1][1] <= BRIDGED * longest and end - found[-1][0] <= longest:
             begin = found.pop()[0]
         found.append((begin, end))
     return found
