@@ -40,7 +40,7 @@ def fails(error: Exception):
     return build
 
 
-def test_home_lists_every_system_with_its_page(untrained):
+def test_home_lists_every_system_with_its_page():
     client = TestClient(create_app())
     home = client.get("/").text
     for listed in SYSTEMS:
