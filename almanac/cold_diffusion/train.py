@@ -137,7 +137,7 @@ def train(
         resume=resume,
         validate=_validation(degrade, held_out, device_name, seed),
     )
-    seen = fitted.step * distinct * strides * preset.fit.accumulate
+    seen = fitted.batches * distinct * strides
     facts = {
         "system": "cold_diffusion",
         "data": images.name,

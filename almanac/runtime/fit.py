@@ -85,6 +85,8 @@ class Fitted:
 
     step: int
     """Optimiser steps done."""
+    batches: int
+    """Batches that they took, of all processes."""
     loss: float
     """Mean training loss over the last steps that were logged together."""
     weights: dict[str, Tensor]
@@ -198,7 +200,8 @@ class _Run:
                 if stopping:
                     raise Interrupted(f"stopped at step {self.step} and saved", f"go on with --resume --out {self.out}")
                 advance()
-        return Fitted(self.step, self.last_loss, self.ema.weights, self.seconds)
+        batches = self.step * config.accumulate * self.accelerator.num_processes
+        return Fitted(self.step, batches, self.last_loss, self.ema.weights, self.seconds)
 
     def _optimise(self, fetch: Batches) -> None:
         config, accelerator = self.config, self.accelerator

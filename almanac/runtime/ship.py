@@ -1,5 +1,6 @@
 """Shipping weights: `python -m almanac.runtime.ship RUN SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits, and notes in
-`weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them."""
+`weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them beside
+a vocabulary."""
 
 import json
 import sys
@@ -31,7 +32,8 @@ def ship(run: Path, name: str, command: str) -> Path:
     if others + sum(tensor.nbytes for tensor in small.values()) > LIMIT:
         raise UserError(f"the weights of {system} would take more than {LIMIT >> 20} MiB", "ship fewer or smaller ones")
     checkpoint.save_weights(target, small, facts)
-    _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": hub.hash_of(target), **facts})
+    noted = {key: value for key, value in facts.items() if key != "vocabulary"}  # thousands of lines
+    _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": hub.hash_of(target), **noted})
     return target
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from itertools import chain, starmap
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,11 +119,10 @@ VARIANTS = (
 HELD_OUT_VARIANTS = ("m6", "m8", "f4", "klatt3", "Hugo", "steph2", "pedro", "Andrea", "aunty", "edward2")
 """Voices that it does not."""
 HELD_OUT_FLITE = "rms"
-_FORMAT = 2
 _LONGEST_ALIGNED = 30
 """s."""
 _WORTH_PROCESSES = 2000
-"""Lines that take longer to say than processes to start."""
+"""Lines or recordings that take longer than processes to start."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,13 @@ class Recipe:
     flite: bool = True
     """Whether flite's voices speak English too."""
     seed: int = 0
+    aligned: bool = True
+    """Whether the words of recordings are timed (`alignment`): half a second for a minute of short sentences, more for long ones."""
 
 
 def prepare(recipe: Recipe) -> Corpus:
     """A corpus, made the first time it is asked for, and kept in the cache."""
-    key = hashlib.sha256(json.dumps([_FORMAT, asdict(recipe), has_flite()], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([asdict(recipe), has_flite()], sort_keys=True).encode()).hexdigest()[:16]
     folder = hub.cache() / "whisper-corpus" / key
     if not (folder / "index.json").is_file():
         _make(recipe, folder)
@@ -212,7 +214,7 @@ def _make(recipe: Recipe, folder: Path) -> None:
         (folder / "speech.i16").open("wb") as file,
         console.progress("collecting speech", len(real) + len(lines), "utterances") as advance,
     ):
-        for samples, facts in chain(starmap(_recorded, real), _all_spoken(lines)):
+        for samples, facts in chain(_each(partial(_recorded, recipe.aligned), real), _each(_spoken, lines)):
             file.write(samples.tobytes())
             index.append({"start": start, "length": len(samples), **facts})
             start += len(samples)
@@ -220,9 +222,9 @@ def _make(recipe: Recipe, folder: Path) -> None:
     write_atomic(folder / "index.json", lambda out: out.write(json.dumps(index).encode()))
 
 
-def _all_spoken(lines: Sequence[Line]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Lines spoken, many of them by as many processes as there are cores."""
-    return surviving(_spoken, lines) if len(lines) >= _WORTH_PROCESSES else map(_spoken, lines)
+def _each(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """work(item) of each, of many by as many processes as there are cores."""
+    return surviving(work, items) if len(items) >= _WORTH_PROCESSES else map(work, items)
 
 
 def surviving(work: Callable[[Item], Result], items: Sequence[Item], chunk: int = 100) -> Iterator[Result]:
@@ -251,7 +253,8 @@ def surviving(work: Callable[[Item], Result], items: Sequence[Item], chunk: int 
             alone = False
 
 
-def _recorded(name: str, entry: manifest.Entry) -> tuple[np.ndarray, dict[str, Any]]:
+def _recorded(aligned: bool, named: tuple[str, manifest.Entry]) -> tuple[np.ndarray, dict[str, Any]]:
+    name, entry = named
     translated = entry.task == "translate"
     samples = trimmed(audio.read(entry.path))
     facts: dict[str, Any] = {
@@ -260,7 +263,7 @@ def _recorded(name: str, entry: manifest.Entry) -> tuple[np.ndarray, dict[str, A
         "english": entry.text if translated else "",
         "source": Path(name).stem,
         "speaker": entry.speaker,
-        "words": [] if translated else _rounded(_aligned(samples, entry.text, entry.language)),
+        "words": _rounded(_aligned(samples, entry.text, entry.language)) if aligned and not translated else [],
     }
     return _stored(samples), facts
 

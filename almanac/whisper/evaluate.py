@@ -19,7 +19,7 @@ from almanac.whisper.audio import Samples
 from almanac.whisper.augment import Surroundings, background
 from almanac.whisper.decoding import Options, detect_language
 from almanac.whisper.recogniser import Recogniser
-from almanac.whisper.speak import speak
+from almanac.whisper.speak import TimedWord, speak
 from almanac.whisper.tokenizer import Task
 from almanac.whisper.train import HELD_OUT_NOISE
 from almanac.whisper.transcribe import Settings, transcribe
@@ -39,7 +39,7 @@ class Clip:
     text: str
     set: str
     task: Task = "transcribe"
-    words: list[tuple[str, float, float]] = field(default_factory=list)
+    words: list[TimedWord] = field(default_factory=list)
     """When each word is said, s, where that is known."""
 
 
@@ -51,7 +51,7 @@ class Heard:
     text: str
     detected: str
     """Language; empty for a model that knows only English."""
-    words: list[tuple[str, float, float]]
+    words: list[TimedWord]
 
 
 def of_list(path: Path) -> list[Clip]:

@@ -85,7 +85,7 @@ class Window:
     tokens: list[int]
     """From the previous text to the end of text."""
     told: int
-    """How many of them come before what is asked for, but for one: the previous text, or all before an empty text."""
+    """The index of the last token that nobody asks for: the start of transcript, or where an empty text begins the token before it."""
     heard: Int[Tensor, " positions"] | None
     """See `Batch`; None: not known."""
     said: list[TimeSpan]

@@ -172,7 +172,7 @@ class _Espeak:
             index += 1
         return 0
 
-    def _words(self, text: str, seconds: float) -> list[tuple[str, float, float]]:
+    def _words(self, text: str, seconds: float) -> list[TimedWord]:
         """Words by the library's events. The library announces a word while the last sound of the one before still rings, so a word
         begins with its first phoneme; it ends where a pause or the next one begins. Small words that are spoken as one with
         their neighbour (`in the`) are one here too."""

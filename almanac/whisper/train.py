@@ -1,7 +1,6 @@
 """The recipe (paper §2.4, appendix F): the likelihood of every token of the multitask format but the previous text, for three sizes of
 machine. Small models learn a small vocabulary of their own and listen to windows of their own length."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from almanac.runtime import console, device, hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
-from almanac.whisper import adapt, audio, data, heads, recogniser, tokenizer
+from almanac.whisper import adapt, audio, augment, data, heads, recogniser, tokenizer
 from almanac.whisper.augment import Augmentation, Surroundings
 from almanac.whisper.data import Corpus, Recipe
 from almanac.whisper.model import Dims, Whisper
@@ -122,19 +121,9 @@ PRESETS = {
             _FIT, steps=2**20, learning_rate=1.5e-3, muon=0.0, warmup_steps=2048, ema_decay=0.9999, save_every=10_000
         ),
         context=448,
-        mix=Mix(previous_text=0.5),
-        augmentation=Augmentation(
-            speed=0.0,
-            room=0.0,
-            noise=0.0,
-            telephone=0.0,
-            narrow=0.0,
-            codec=0.0,
-            tilt=0.0,
-            response=0.0,
-            throat=0.0,
-            masks=1.0,
-        ),
+        recipe=Recipe(aligned=False),
+        mix=Mix(previous_text=0.5, collage=0.0),
+        augmentation=replace(augment.NONE, masks=1.0),
     ),
 }
 
@@ -171,7 +160,7 @@ def train(
         tokens = start.tokenizer if same else vocabulary(preset, corpus)
         whisper = adapt.adapted(start, tokens, preset.seconds, preset.context, preset.encoder, preset.decoder)
     dims = whisper.dims
-    learner = Learner(whisper)
+    learner = Learner(whisper, preset.guidance > 0)
     sampler = Sampler(corpus, tokens, dims, preset.mix, preset.augmentation, heard_around(), preset.batch_size, seed)
     started = time.time()
     fitted = fit(
@@ -184,7 +173,7 @@ def train(
         device_name=device_name,
         resume=resume,
     )
-    seen = fitted.step * preset.batch_size * preset.fit.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    seen = fitted.batches * preset.batch_size
     facts = {
         "hours": round(corpus.hours, 2),
         "sources": sorted({utterance.source for utterance in corpus.utterances}),
@@ -209,11 +198,16 @@ def train(
 
 class Learner(nn.Module):
     """A model while it learns: a layer on its encoder tells at each position which letter is being said, if any, and heads of its decoder
-    are watched as they listen. The layer is not kept."""
+    are watched as they listen. The layer is not kept.
 
-    def __init__(self, whisper: Whisper):
+    Args:
+        whisper: the model.
+        watched: whether heads are watched; attention is slower then.
+    """
+
+    def __init__(self, whisper: Whisper, watched: bool):
         super().__init__()
-        self.whisper = whisper
+        self.whisper, self.watched = whisper, watched
         self.spell = nn.Linear(whisper.dims.n_audio_state, SILENT + 1)
 
     def forward(
@@ -221,41 +215,46 @@ class Learner(nn.Module):
     ) -> tuple[
         Float[Tensor, "batch length vocabulary"],
         Float[Tensor, "batch positions letters"],
-        Float[Tensor, "layers batch length positions"],
+        Float[Tensor, "layers batch length positions"] | None,
     ]:
         """Logits of the next tokens; of letters; and of where the first head of each of the decoder's later layers listens."""
         sound = self.whisper.encoder(mel)
+        if not self.watched:
+            return self.whisper.decoder(tokens, sound), self.spell(sound), None
         logits, listening = self.whisper.decoder.attention(tokens, sound)
         return logits, self.spell(sound), listening[len(listening) // 2 :, :, 0]
 
 
 def multitask_loss(spelling: float, guidance: float) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
     """Mean negative log-likelihood of the tokens that are asked for; and by their weights that of the letters at the encoder's positions,
-    and of listening where a token is said, of a `Learner`."""
+    and of listening where a token is said, of a `Learner`. What no window of a batch knows costs nothing, and its gradient is zero, not
+    missing, which several processes need."""
 
     def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         logits, letters, listening = model(batch.mel, batch.tokens)
-        total = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
-        if spelling and bool((batch.heard != IGNORED).any()):
-            heard = F.cross_entropy(letters.flatten(0, 1).float(), batch.heard.flatten(), ignore_index=IGNORED)
-            total = total + spelling * heard
-        if guidance and bool((batch.said != IGNORED).any()):
-            total = total + guidance * astray(listening, batch.said)
-        return total
+        total = _mean_surprise(logits, batch.targets) + spelling * _mean_surprise(letters, batch.heard)
+        return total if listening is None else total + guidance * astray(listening, batch.said)
 
     return loss
+
+
+def _mean_surprise(logits: Float[Tensor, "batch length classes"], targets: Int[Tensor, "batch length"]) -> Tensor:
+    """Mean cross-entropy over the targets that are known; 0 where none is."""
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
 
 
 def astray(
     listening: Float[Tensor, "layers batch length positions"], said: Int[Tensor, "batch length 2"]
 ) -> Float[Tensor, ""]:
-    """Mean negative log of how much of a head's attention (given before the softmax) is where the next token is said."""
+    """Mean negative log of how much of a head's attention (given before the softmax) is where the next token is said; 0 where that is not
+    known of any."""
     known = said[..., 0] != IGNORED
     listening, said = listening[:, known], said[known]
     positions = torch.arange(listening.shape[-1], device=said.device)
     elsewhere = (positions < said[:, :1]) | (positions >= said[:, 1:])
     there = listening.masked_fill(elsewhere, -torch.inf).logsumexp(-1)
-    return (listening.logsumexp(-1) - there).mean()
+    return (listening.logsumexp(-1) - there).sum() / max(1, there.numel())
 
 
 def timed_speech(corpus: Corpus, seconds: float, count: int = 60) -> list[heads.Known]:

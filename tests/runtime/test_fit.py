@@ -84,8 +84,44 @@ def test_fit_is_adamw_with_warmup_cosine_and_average(tmp_path: Path):
     assert training.losses(tmp_path) == expected  # bit-equal: an infinite clip_norm changes nothing
     torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(fitted.weights, average.weights, rtol=1e-6, atol=1e-7)
-    assert fitted.step == 20
+    assert fitted.step == fitted.batches == 20
     assert fitted.loss == pytest.approx(sum(expected[-10:]) / 10)
+
+
+class Deep(nn.Module):
+    """A linear model in blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([regression(5), regression(3)])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.blocks[1](self.blocks[0](inputs))
+
+
+def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest(tmp_path: Path):
+    reference, model = Deep(), Deep()
+    rest = [parameter for parameter in reference.parameters() if parameter.ndim < 2]
+    matrices = [parameter for parameter in reference.parameters() if parameter.ndim == 2]
+    optimizers = (
+        torch.optim.AdamW(rest, 0.05, (0.9, 0.99), weight_decay=0.1, fused=True),
+        torch.optim.Muon(matrices, 0.02, 0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for step in range(20):
+        for optimizer, peak in zip(optimizers, (0.05, 0.02), strict=True):
+            optimizer.param_groups[0]["lr"] = peak / 0.05 * learning_rate(step, FitConfig(20, 0.05, warmup_steps=4))
+        squared_error(reference, pairs(step)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    fit_regression(tmp_path / "whole", model, muon=0.02, weight_decay=0.1, clip_norm=math.inf)
+    torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=1e-6, atol=1e-7)
+
+    constant = {"muon": 0.02, "final_ratio": 1.0}
+    fit_regression(tmp_path / "once", once := Deep(), **constant)
+    fit_regression(tmp_path / "parts", Deep(), steps=7, **constant)
+    fit_regression(tmp_path / "parts", parts := Deep(), resume=True, **constant)
+    torch.testing.assert_close(parts.state_dict(), once.state_dict(), rtol=0, atol=0)
 
 
 def test_learning_rate_rises_to_the_peak_and_falls_to_the_final_ratio():

@@ -1,5 +1,7 @@
 """Where words are in recordings whose text is known, by another machine's speech."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -27,12 +29,9 @@ def test_words_of_another_voice_are_found(pause):
     assert np.median(far) < 0.04 and max(far) < 0.25 + pause
 
 
-def test_a_recorded_reader_is_followed():
+def test_a_recorded_reader_is_followed(needs_data):
     """Beside the times that the set's source found (a forced alignment, by an acoustic model)."""
-    import json
-
-    if not hub.has_data("speech"):
-        pytest.skip("no speech data")
+    needs_data("speech")
     folder = hub.data("speech") / "nathalie_nl"
     lines = [json.loads(line) for line in (folder / "word_align.jsonl").read_text().splitlines()[:40]]
     texts = {entry.id: entry for entry in data.entries("nathalie_nl")}

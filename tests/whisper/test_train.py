@@ -1,6 +1,7 @@
 """The recipe: that it learns, that a killed run goes on to the same losses, and that what it writes can listen."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig
 from almanac.whisper import data, recogniser, train
-from almanac.whisper.augment import Augmentation
+from almanac.whisper.augment import Augmentation, Surroundings
+from almanac.whisper.sampler import Sampler
 from almanac.whisper.transcribe import Settings, transcribe
 
 SMALL = train.Preset(
-    64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), spelling=0.5, context=64,
+    64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), spelling=0.5, guidance=0.5, context=64,
     augmentation=Augmentation(room=0.0, codec=0.0),
     recipe=data.Recipe((), phrases=8, open=2, languages=("en", "de"), flite=False),
 )  # fmt: skip
@@ -75,3 +77,41 @@ def test_initial_logits_are_nearly_even():
     model = train.initialised(train.Whisper(train.dims_of(SMALL, tokens)))
     logits = model(torch.randn(2, 80, 300), torch.randint(0, 300, (2, 9)))
     assert logits.log_softmax(-1).std() < 0.5
+
+
+def test_listening_elsewhere_costs_the_log_of_what_is_there():
+    said = torch.tensor([[[2, 4], [-100, -100], [0, 1]]])
+    even = torch.zeros(2, 1, 3, 10)
+    assert train.astray(even, said) == pytest.approx((math.log(5) + math.log(10)) / 2)
+    there = even.clone()
+    there[:, :, 0, 2:4], there[:, :, 2, 0] = 50, 50
+    assert train.astray(there, said) < 1e-6
+    assert train.astray(even, torch.full_like(said, -100)) == 0
+
+
+def test_what_no_window_knows_costs_nothing_and_every_weight_has_a_gradient():
+    """Also where no window of a batch has words whose times are known: several processes wait for every gradient."""
+    corpus = data.prepare(SMALL.recipe)
+    tokens = train.vocabulary(SMALL, corpus)
+    dims = train.dims_of(SMALL, tokens)
+    sampler = Sampler(corpus, tokens, dims, SMALL.mix, SMALL.augmentation, Surroundings(), 3, 0)
+    batch = sampler(0)
+    unknown = replace(batch, heard=torch.full_like(batch.heard, -100), said=torch.full_like(batch.said, -100))
+    learner = train.Learner(train.initialised(train.Whisper(dims)), True)
+    generator = torch.Generator()
+    alone = train.multitask_loss(0.0, 0.0)(learner, unknown, generator)
+    whole = train.multitask_loss(2.0, 1.0)(learner, unknown, generator)
+    assert whole == alone and train.multitask_loss(2.0, 1.0)(learner, batch, generator) > alone
+    whole.backward()
+    assert all(parameter.grad is not None for parameter in learner.parameters())
+
+
+def test_watching_changes_nothing_that_is_written():
+    corpus = data.prepare(SMALL.recipe)
+    dims = train.dims_of(SMALL, train.vocabulary(SMALL, corpus))
+    whisper = train.initialised(train.Whisper(dims))
+    given = torch.randn(2, 80, 300), torch.randint(0, 300, (2, 9))
+    watched, *_, listening = train.Learner(whisper, True)(*given)
+    plain, *_, nothing = train.Learner(whisper, False)(*given)
+    assert listening.shape == (1, 2, 9, 150) and nothing is None
+    assert (watched - plain).abs().max() < 1e-4
