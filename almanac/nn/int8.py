@@ -1,7 +1,7 @@
 """Linear layers whose weights are kept in eight bits, with a scale for each output, on a CPU; for inference. A decoder's step has few rows,
 so its time goes into reading weights, and here they are a quarter of the bytes. Products of few rows and weights are loops compiled by
 numba, in float32. Larger ones are oneDNN's, of integers, where the processor has the instructions (VNNI, AMX), with each input as two
-numbers of eight bits, a coarse and a fine one. Why one is not enough, which PyTorch's own layers have, is in docs/log.md."""
+numbers of eight bits, a coarse and a fine one, since what takes the time is reading weights (docs/log.md)."""
 
 import inspect
 from collections.abc import Callable
