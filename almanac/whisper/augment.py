@@ -2,9 +2,10 @@
 SpecAugment on the spectrogram (Park et al. 2019). The paper trains without any but the last (large-v2), since 680,000 hours hold
 all of them; small sets do not."""
 
+import contextlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from torch import Tensor
 
 from almanac.whisper.audio import SAMPLE_RATE, Samples
+from almanac.whisper.noise import Random, Surroundings, background, rms, tilted
 from almanac.whisper.speak import resample
-
-Random = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Augmentation:
     """Share of utterances played faster or slower (their pitch goes along)."""
     slowest: float = 0.84
     fastest: float = 1.2
+    tempo: float = 0.5
+    """Share of recordings, and of digits, said faster or slower at the same pitch."""
+    calmest: float = 0.65
+    hastiest: float = 1.5
     room: float = 0.3
     """Share of windows in a room."""
     noise: float = 0.5
@@ -50,23 +54,40 @@ class Augmentation:
 
 
 NONE = Augmentation(
-    speed=0.0, room=0.0, noise=0.0, telephone=0.0, narrow=0.0, codec=0.0, tilt=0.0, response=0.0, throat=0.0, masks=0.0
+    speed=0.0,
+    tempo=0.0,
+    room=0.0,
+    noise=0.0,
+    telephone=0.0,
+    narrow=0.0,
+    codec=0.0,
+    tilt=0.0,
+    response=0.0,
+    throat=0.0,
+    masks=0.0,
 )
 """Sound as it is."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """Recorded noise and rooms; where there are none, made ones serve."""
+def at_tempo(samples: Samples, factor: float) -> Float[np.ndarray, " said"]:
+    """Said faster by a factor; the pitch stays."""
+    import av
 
-    noises: Sequence[Float[np.ndarray, " _"]] = ()
-    rooms: Sequence[Float[np.ndarray, " _"]] = ()
-    """Impulse responses."""
-
-
-def at_speed(samples: Samples, factor: float) -> Float[np.ndarray, " played"]:
-    """Played faster by a factor; the pitch rises with it."""
-    return samples if factor == 1 else resample(samples, SAMPLE_RATE * factor)
+    graph = av.filter.Graph()
+    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=Fraction(1, SAMPLE_RATE))
+    graph.link_nodes(source, graph.add("atempo", f"{factor:.4f}"), graph.add("abuffersink")).configure()
+    padded = np.pad(samples, (0, SAMPLE_RATE // 10)).astype(np.float32)  # the filter keeps a little of the end back
+    sound = av.AudioFrame.from_ndarray(padded[None], "flt", "mono")
+    sound.sample_rate = SAMPLE_RATE
+    graph.push(sound)
+    graph.push(None)
+    pieces = []
+    with contextlib.suppress(av.EOFError):
+        while True:
+            pieces.append(graph.pull().to_ndarray().reshape(-1))  # pyright: ignore[reportAttributeAccessIssue]
+    length = round(len(samples) / factor)
+    said = np.concatenate(pieces)[:length]
+    return np.pad(said, (0, length - len(said)))
 
 
 def surroundings(samples: Samples, how: Augmentation, around: Surroundings, draw: Random) -> Samples:
@@ -110,57 +131,8 @@ def _room(around: Surroundings, draw: Random) -> Samples:
 
 def with_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
     """Noise added, so much weaker than the loud parts of the speech."""
-    loud = _rms(samples[np.abs(samples) >= 0.1 * np.abs(samples).max()])
-    return (samples + noise * (loud / (_rms(noise) * 10 ** (snr_db / 20)))).astype(np.float32)
-
-
-def background(length: int, around: Surroundings, draw: Random) -> Samples:
-    """Something that is not speech: recorded noise, coloured noise, hum, or a melody of tones."""
-    kind = draw.random()
-    if around.noises and kind < 0.55:
-        noise = around.noises[int(draw.integers(len(around.noises)))]
-        factor = draw.uniform(0.6, 1.6)
-        start = draw.integers(max(1, len(noise) - round(length * factor)))
-        noise = at_speed(noise[start : start + round(length * factor)], factor)
-        return np.resize(tilted(noise, draw.uniform(-12, 12)), length)
-    if kind < 0.65:
-        return knocks(length, draw)
-    if kind < 0.85:
-        return coloured(length, draw.uniform(-1, 2), draw)
-    time = np.arange(length) / SAMPLE_RATE
-    if kind < 0.93:
-        base = draw.choice((50.0, 60.0, draw.uniform(80, 400)))
-        return sum(np.sin(2 * np.pi * base * k * time) / k for k in range(1, 8)).astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
-    notes = np.repeat(220 * 2 ** (draw.integers(0, 24, 40) / 12), SAMPLE_RATE // draw.integers(2, 8))
-    return np.sin(2 * np.pi * np.cumsum(np.resize(notes, length)) / SAMPLE_RATE).astype(np.float32)
-
-
-def knocks(length: int, draw: Random) -> Samples:
-    """Things that are put down, one to six a second: each a burst of coloured noise, or a few tones, that dies away."""
-    sound = 10 ** draw.uniform(-3, -1) * coloured(length, draw.uniform(0, 2), draw)
-    for _ in range(1 + int(length / SAMPLE_RATE * draw.uniform(1, 6))):
-        seconds = draw.uniform(0.01, 0.4)
-        time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-        ringing = sum(np.sin(2 * np.pi * draw.uniform(200, 6000) * time) for _ in range(int(draw.integers(1, 5))))
-        burst = ringing if draw.random() < 0.4 else coloured(len(time), draw.uniform(-1, 2), draw)
-        start = int(draw.integers(length))
-        burst = (burst * 10 ** (-3 * time / seconds - draw.uniform(0, 1.5)))[: length - start]
-        sound[start : start + len(burst)] += burst
-    return sound.astype(np.float32)
-
-
-def coloured(length: int, power: float, draw: Random) -> Samples:
-    """Noise whose power falls as 1 / frequency^power: white 0, pink 1, brown 2."""
-    spectrum = np.fft.rfft(draw.standard_normal(length))
-    frequency = np.maximum(np.arange(len(spectrum)), 1)
-    noise = np.fft.irfft(spectrum * frequency ** (-power / 2), length)
-    return (noise / _rms(noise)).astype(np.float32)
-
-
-def tilted(samples: Samples, decibels: float) -> Samples:
-    """The treble (above 1 kHz) raised by so much, or lowered."""
-    low = sosfilt(butter(1, 1000, "low", fs=SAMPLE_RATE, output="sos"), samples)
-    return (low + (samples - low) * 10 ** (decibels / 20)).astype(np.float32)
+    loud = rms(samples[np.abs(samples) >= 0.1 * np.abs(samples).max()])
+    return (samples + noise * (loud / (rms(noise) * 10 ** (snr_db / 20)))).astype(np.float32)
 
 
 def telephone(samples: Samples) -> Samples:
@@ -235,7 +207,3 @@ def masked(mel: Float[Tensor, "mels frames"], draw: Random) -> Float[Tensor, "me
 def raised_floor(mel: Float[Tensor, "mels frames"], decibels: float) -> Float[Tensor, "mels frames"]:
     """A window's spectrogram as it is in a recording that is so much louder elsewhere (the loudest point sets the floor)."""
     return torch.maximum(mel, mel.max() + decibels / 40 - 2)
-
-
-def _rms(samples: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(samples)) + 1e-12))

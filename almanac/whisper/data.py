@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from almanac.runtime import console, hub
 from almanac.runtime.checkpoint import write_atomic
 from almanac.runtime.errors import UserError
-from almanac.whisper import alignment, audio, manifest
+from almanac.whisper import alignment, audio, augment, manifest
 from almanac.whisper import phrases as grammar
 from almanac.whisper.audio import SAMPLE_RATE, Samples
 from almanac.whisper.speak import FLITE_VOICES, TimedWord, Voice, has_flite, speak
@@ -37,8 +37,10 @@ FAMILIAR = 5
 HELD_OUT_TENTH = 0.9
 """Of the sentences by one speaker, those from here on are kept."""
 REAL = ("fsdd", "nathalie_nl", "kerstin_de")
-MADE = ("phrases", "words")
+MADE = ("phrases", "words", "digits")
 """Sources of what machines say."""
+DIGITS = ("fsdd", "digits")
+"""Sources of digits one by one, many by each speaker."""
 
 ACCENTS = {
     "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan"),
@@ -172,6 +174,8 @@ class Recipe:
     """Phrases of the closed domain a language."""
     open: int = 3000
     """Strings of common words, and sentences of the real sets, spoken by machines, a language; Dutch and German get twice as many."""
+    digits: int = 400
+    """Voices that say the ten English digits one by one, each always at the same speed and pitch."""
     languages: tuple[str, ...] = grammar.LANGUAGES
     voices: tuple[str, ...] = VARIANTS
     """espeak-ng's variants; an empty string is the plain voice."""
@@ -208,7 +212,7 @@ class Line:
 def _make(recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     real = [(name, entry) for name in recipe.real for entry in train_entries(name)]
-    lines = [*phrase_lines(recipe), *_word_lines(recipe, [entry for _, entry in real])]
+    lines = [*phrase_lines(recipe), *_word_lines(recipe, [entry for _, entry in real]), *_digit_lines(recipe)]
     index, start = [], 0
     with (
         (folder / "speech.i16").open("wb") as file,
@@ -281,15 +285,18 @@ def _rounded(words: Sequence[TimedWord]) -> list[TimedWord]:
 
 def _spoken(line: Line) -> tuple[np.ndarray, dict[str, Any]]:
     said = speak(line.text, line.voice)
+    samples, words = said.samples, said.words
+    if line.source in DIGITS:  # as the recorded ones are: at 8 kHz, one word, nothing around it
+        samples, words = trimmed(augment.narrow(samples)), []
     facts = {
         "language": line.language,
         "text": line.text,
         "english": line.english,
         "source": line.source,
-        "speaker": line.voice.name,
-        "words": _rounded(said.words or _aligned(said.samples, line.text, line.language)),
+        "speaker": " ".join(map(str, astuple(line.voice))),
+        "words": _rounded(words or _aligned(samples, line.text, line.language)),
     }
-    return _stored(said.samples), facts
+    return _stored(samples), facts
 
 
 def _stored(samples: Samples) -> np.ndarray:
@@ -314,6 +321,14 @@ def _word_lines(recipe: Recipe, real: Sequence[manifest.Entry]) -> Iterator[Line
             own = sentences and draw.random() < 0.4
             text = draw.choice(sentences) if own else grammar.open_sentence(draw, language)
             yield Line(text, language, "words", _voice(language, recipe, draw))
+
+
+def _digit_lines(recipe: Recipe) -> Iterator[Line]:
+    draw = random.Random(recipe.seed + 2)
+    for _ in range(recipe.digits if "en" in recipe.languages else 0):
+        voice = _voice("en", recipe, draw)
+        for digit in range(10):
+            yield Line(grammar.number(digit, "en"), "en", "digits", voice)
 
 
 def _voice(language: str, recipe: Recipe, draw: random.Random) -> Voice:

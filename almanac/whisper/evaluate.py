@@ -14,10 +14,10 @@ from jaxtyping import Float
 
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
-from almanac.whisper import audio, data, manifest, normalise
+from almanac.whisper import audio, data, manifest, noise, normalise
 from almanac.whisper.audio import Samples
-from almanac.whisper.augment import Surroundings, background
 from almanac.whisper.decoding import Options, detect_language
+from almanac.whisper.noise import Surroundings
 from almanac.whisper.recogniser import Recogniser
 from almanac.whisper.speak import TimedWord, speak
 from almanac.whisper.tokenizer import Task
@@ -84,7 +84,7 @@ def real_clips() -> list[Clip]:
 
 def spoken(language: str, count: int, task: Task = "transcribe", seed: int = 1000) -> list[Clip]:
     """Phrases of the closed domain by voices that training does not hear."""
-    recipe = data.Recipe((), count, 0, (language,), _VOICES, False, seed + sum(map(ord, language)))
+    recipe = data.Recipe((), count, 0, 0, (language,), _VOICES, False, seed + sum(map(ord, language)))
     name = f"{language} to English" if task == "translate" else f"spoken {language}"
     found = []
     for line in data.phrase_lines(recipe):
@@ -95,7 +95,7 @@ def spoken(language: str, count: int, task: Task = "transcribe", seed: int = 100
 
 
 def without_speech(count: int, seconds: float, seed: int = 0) -> list[Clip]:
-    """Noise, hum, tones and silence; recorded noise that training does not hear, where it is at hand."""
+    """Noise, hum, tones and silence; half of it recorded noise that training does not hear, where it is at hand."""
     noises = ()
     if hub.has_data("speech"):
         folder = hub.data("speech") / "noise"
@@ -103,7 +103,9 @@ def without_speech(count: int, seconds: float, seed: int = 0) -> list[Clip]:
     draw = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        samples = background(round(seconds * audio.SAMPLE_RATE), Surroundings(noises), draw)
+        size = round(seconds * audio.SAMPLE_RATE)
+        known = noises and draw.random() < 0.5
+        samples = noise.recorded(noises, size, draw) if known else noise.background(size, Surroundings(), draw)
         level = 10 ** draw.uniform(-4, 0) if draw.random() > 0.1 else 0.0
         samples = (samples / (np.abs(samples).max() + 1e-9) * level).astype(np.float32)
         found.append(Clip(partial(_same, samples), "zxx", "", "no speech"))

@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from almanac.runtime.errors import UserError
-from almanac.whisper import audio, augment, data
+from almanac.whisper import audio, augment, data, noise
 from almanac.whisper.audio import SAMPLE_RATE, Samples
-from almanac.whisper.augment import Augmentation, Random, Surroundings
+from almanac.whisper.augment import Augmentation
 from almanac.whisper.data import Corpus, Utterance
 from almanac.whisper.model import Dims
+from almanac.whisper.noise import Random, Surroundings
 from almanac.whisper.speak import TimedWord
 from almanac.whisper.tokenizer import PATTERN, SECONDS_PER_TIMESTAMP, Task, Tokenizer
 
@@ -37,10 +38,17 @@ class Mix:
     """What windows are made of."""
 
     sources: dict[str, float] = field(
-        default_factory=lambda: {"fsdd": 3.0, "nathalie_nl": 2.0, "kerstin_de": 2.5, "phrases": 5.5, "words": 3.0}
+        default_factory=lambda: {
+            "fsdd": 3.0,
+            "digits": 2.0,
+            "nathalie_nl": 1.5,
+            "kerstin_de": 3.5,
+            "phrases": 4.0,
+            "words": 3.0,
+        }
     )
     """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
-    no_speech: float = 0.14
+    no_speech: float = 0.18
     """Share of windows without speech."""
     translate: float = 0.25
     """Share of translations, where there is one."""
@@ -147,7 +155,7 @@ class Sampler:
         for one in self.corpus.utterances:
             tokens = max(len(self.tokenizer.encode(" " + text)) for text in (one.text, one.english))
             if (one.text or one.english) and one.length < longest * self.how.slowest and tokens + 4 < self.room:
-                voice = one.speaker if one.source == "fsdd" else ""
+                voice = one.speaker if one.source in data.DIGITS else ""
                 groups.setdefault(one.source, {}).setdefault((one.language, voice), []).append(one)
         return {source: list(found.values()) for source, found in sorted(groups.items())}
 
@@ -280,23 +288,32 @@ class Sampler:
         recorded = group[0].source not in data.MADE and not translate
         if recorded and draw.random() < self.mix.collage and (made := self._collage(group, longest, factor, draw)):
             return made
-        several = group[0].source == "fsdd" and draw.random() < 0.5
+        several = group[0].source in data.DIGITS and draw.random() < 0.5
         chosen = [group[int(draw.integers(len(group)))] for _ in range(int(draw.integers(2, 8)) if several else 1)]
         said, pieces, length = [], [], 0
         words: list[TimedWord] | None = []
         for utterance in chosen:
-            sound = self.corpus.sound(utterance)
+            sound, tempo = self._at_a_tempo(utterance, longest, draw)
             pause = int(draw.uniform(0.02, 0.4) * SAMPLE_RATE)
             if said and length + len(sound) > longest * self.how.slowest:
                 break
-            words = _joined(words, _words(utterance), length / SAMPLE_RATE)
+            words = _joined(words, _faster(_words(utterance), tempo), length / SAMPLE_RATE)
             length += len(sound) + pause
             said.append(utterance.english if translate else utterance.text)
             level = 0.3 / (np.abs(sound).max() + 1e-6) if several else 1.0
             pieces += [sound * level, np.zeros(pause, np.float32)]
-        if words is not None:
-            words = [(word, start / factor, end / factor) for word, start, end in words]
-        return _Segment(augment.at_speed(np.concatenate(pieces[:-1]), factor), " ".join(said), words)
+        sound = noise.at_speed(np.concatenate(pieces[:-1]), factor)
+        return _Segment(sound, " ".join(said), _faster(words, factor))
+
+    def _at_a_tempo(self, utterance: Utterance, longest: int, draw: Random) -> tuple[Samples, float]:
+        """An utterance's sound said faster or slower, and how much faster."""
+        sound = self.corpus.sound(utterance)
+        paced = utterance.source in data.MADE and utterance.source not in data.DIGITS  # machines speak at every pace
+        if paced or draw.random() >= self.how.tempo:
+            return sound, 1.0
+        least = max(self.how.calmest, len(sound) / (longest * self.how.slowest))
+        tempo = draw.uniform(least, max(least, self.how.hastiest))
+        return augment.at_tempo(sound, tempo), tempo
 
     def _collage(self, group: Sequence[Utterance], longest: int, factor: float, draw: Random) -> _Segment | None:
         """Pieces of a few words each, of up to three utterances, one after another; None: their words' times are not known."""
@@ -327,8 +344,8 @@ class Sampler:
         text = " ".join(said)
         if len(self.tokenizer.encode(" " + text)) > self.room // 2:
             return None
-        words = [(word, start / factor, end / factor) for word, (_, start, end) in zip(said, words, strict=True)]
-        return _Segment(augment.at_speed(np.concatenate(pieces), factor), text, words)
+        words = [(word, start, end) for word, (_, start, end) in zip(said, words, strict=True)]
+        return _Segment(noise.at_speed(np.concatenate(pieces), factor), text, _faster(words, factor))
 
     def _previous(self, group: Sequence[Utterance], translate: bool, times: bool, draw: Random) -> list[int]:
         """What was said before, its latest tokens."""
@@ -348,13 +365,13 @@ class Sampler:
         kind = draw.random()
         samples = np.zeros(size, np.float32)
         if kind > 0.15:
-            samples = augment.background(size, self.around, draw)
+            samples = noise.background(size, self.around, draw)
             samples = samples / (np.abs(samples).max() + 1e-9) * 10 ** draw.uniform(-4, 0)
         if kind > 0.5:  # comes and goes
             edge = sorted(draw.integers(0, size, 2))
             samples[edge[0] : edge[1]] *= draw.uniform(0, 0.3)
         if kind > 0.8:
-            samples = samples + augment.background(size, self.around, draw) * 10 ** draw.uniform(-4, -1)
+            samples = samples + noise.background(size, self.around, draw) * 10 ** draw.uniform(-4, -1)
         samples = samples.astype(np.float32)
         tokenizer = self.tokenizer
         if draw.random() < 0.7:
@@ -390,6 +407,11 @@ def _words(utterance: Utterance) -> list[TimedWord] | None:
     """When its words are said, where that is known; a single word takes all of it."""
     alone = utterance.text and " " not in utterance.text
     return utterance.words or ([(utterance.text, 0.0, utterance.length / SAMPLE_RATE)] if alone else None)
+
+
+def _faster(words: Sequence[TimedWord] | None, factor: float) -> list[TimedWord] | None:
+    """Words of what is played faster by a factor."""
+    return None if words is None else [(word, start / factor, end / factor) for word, start, end in words]
 
 
 def _joined(words: list[TimedWord] | None, more: Sequence[TimedWord] | None, start: float) -> list[TimedWord] | None:

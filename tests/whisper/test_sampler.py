@@ -1,13 +1,16 @@
 """Windows of the multitask format: what the decoder is asked for, and that batches can be had again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from almanac.whisper import augment, data, tokenizer
-from almanac.whisper.augment import Augmentation, Surroundings
+from almanac.whisper import augment, data, noise, tokenizer
+from almanac.whisper.augment import Augmentation
 from almanac.whisper.data import Corpus, Utterance
 from almanac.whisper.model import Dims
+from almanac.whisper.noise import Surroundings
 from almanac.whisper.sampler import IGNORED, Mix, Sampler, dropped_out
 
 LANGUAGES = ("de", "en")
@@ -77,9 +80,13 @@ def test_windows_follow_the_format(corpus):
     assert len(seen) == 9  # no speech; transcribed or translated × times or none × told or not
 
 
-def test_times_are_those_of_the_sound(corpus):
+@pytest.mark.parametrize("how", (augment.NONE, replace(augment.NONE, tempo=1.0)), ids=("as it is", "another tempo"))
+def test_times_are_those_of_the_sound(corpus, how):
     """Where times say that something is said, the window is loud, and silent elsewhere."""
-    sampler = made(corpus, Mix(no_speech=0.0, previous_text=0.0, times=1.0, sources={"fsdd": 0.0, "phrases": 1.0}))
+    recorded = Corpus(
+        [replace(one, source="list") for one in corpus.utterances if one.source != "fsdd"], corpus.samples
+    )
+    sampler = made(recorded, Mix(no_speech=0.0, previous_text=0.0, times=1.0), how)
     for seed in range(40):
         window = sampler.window(np.random.default_rng(seed))
         mel, own = window.mel, window.tokens
@@ -133,15 +140,32 @@ def test_codecs_do_not_shift_speech(codec):
 def test_noise_is_as_weak_as_asked():
     draw = np.random.default_rng(0)
     speech = np.sin(np.arange(16_000) / 5).astype(np.float32)
-    noise = augment.coloured(16_000, 1.0, draw)
+    pink = noise.coloured(16_000, 1.0, draw)
     for snr in (0.0, 20.0):
-        added = augment.with_noise(speech, noise, snr) - speech
+        added = augment.with_noise(speech, pink, snr) - speech
         measured = 20 * np.log10(np.std(speech) / np.std(added))
         assert measured == pytest.approx(snr, abs=0.5)
 
 
+@pytest.mark.parametrize("factor", (0.65, 1.0, 1.5))
+def test_another_tempo_keeps_the_pitch(factor):
+    tone = np.sin(2 * np.pi * 440 * np.arange(8_000) / 16_000).astype(np.float32)
+    said = augment.at_tempo(tone, factor)
+    assert len(said) == round(8_000 / factor)
+    assert np.abs(np.fft.rfft(said, 16_000)).argmax() == pytest.approx(440, abs=3)
+    assert said[-400:].std() > 0.5  # to its end
+
+
+@pytest.mark.parametrize("make", (noise.knocks, noise.gusts, noise.squeaks), ids=lambda make: make.__name__)
+def test_noise_is_never_the_same(make):
+    draw = np.random.default_rng(0)
+    one, other = make(20_000, draw), make(20_000, draw)
+    assert one.shape == (20_000,) and np.isfinite(one).all() and one.std() > 0
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
+
+
 def test_a_telephone_has_no_bass_and_no_treble():
-    spectrum = np.abs(np.fft.rfft(augment.telephone(augment.coloured(16_000, 0.0, np.random.default_rng(0)))))
+    spectrum = np.abs(np.fft.rfft(augment.telephone(noise.coloured(16_000, 0.0, np.random.default_rng(0)))))
     assert spectrum[:150].mean() < 0.1 * spectrum[500:3000].mean() > 5 * spectrum[5000:].mean()
 
 
@@ -223,9 +247,9 @@ def test_collages_say_what_they_are_made_of():
 
 
 def test_recordings_at_8_khz_have_nothing_above_4():
-    noise = augment.coloured(16_001, 0.0, np.random.default_rng(0))
-    spectrum = np.abs(np.fft.rfft(augment.narrow(noise)))
-    assert len(augment.narrow(noise)) == 16_001
+    white = noise.coloured(16_001, 0.0, np.random.default_rng(0))
+    spectrum = np.abs(np.fft.rfft(augment.narrow(white)))
+    assert len(augment.narrow(white)) == 16_001
     assert spectrum[4100:].max() < 0.01 * spectrum[:3800].mean()
 
 

@@ -4,20 +4,22 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig
 from almanac.whisper import data, recogniser, train
-from almanac.whisper.augment import Augmentation, Surroundings
+from almanac.whisper.augment import Augmentation
+from almanac.whisper.noise import Surroundings
 from almanac.whisper.sampler import Sampler
 from almanac.whisper.transcribe import Settings, transcribe
 
 SMALL = train.Preset(
     64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), spelling=0.5, guidance=0.5, context=64,
     augmentation=Augmentation(room=0.0, codec=0.0),
-    recipe=data.Recipe((), phrases=8, open=2, languages=("en", "de"), flite=False),
+    recipe=data.Recipe((), phrases=8, open=2, digits=2, languages=("en", "de"), flite=False),
 )  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def test_a_stopped_run_goes_on_to_the_same_losses(tmp_path):
 
 def test_what_was_trained_listens(tmp_path):
     facts = train.train(tmp_path, SMALL, device_name="cpu")
-    assert facts["windows"] == 24 and facts["sources"] == ["phrases", "words"]
+    assert facts["windows"] == 24 and facts["sources"] == ["digits", "phrases", "words"]
     found = recogniser.load(str(tmp_path / "model.safetensors"), "cpu")
     assert found.tokenizer.languages == ("de", "en") and found.model.dims.seconds == 3.0
     said = transcribe(found, torch.zeros(16_000).numpy(), Settings())
@@ -58,9 +60,14 @@ def test_training_lowers_the_loss(tmp_path):
 
 def test_a_corpus_is_kept_and_is_the_same_again():
     one, other = data.prepare(SMALL.recipe), data.prepare(SMALL.recipe)
-    assert one.utterances == other.utterances and len(one.utterances) == 16 + 2 + 4
-    said = one.utterances[-1]
+    assert one.utterances == other.utterances and len(one.utterances) == 16 + 2 + 4 + 20
+    said, digits = one.utterances[-21], one.utterances[-20:]
     assert said.language == "de" and said.words and abs(one.sound(said)).max() > 0.05
+    assert [digit.text for digit in digits[::9]] == ["zero", "nine", "eight"] and len(
+        {digit.speaker for digit in digits}
+    ) == 2
+    spectrum = np.abs(np.fft.rfft(one.sound(digits[6])))
+    assert spectrum[len(spectrum) // 2 :].max() < 0.02 * spectrum.max()  # as if recorded at 8 kHz
 
 
 def test_wrong_sizes_are_refused():
