@@ -28,7 +28,7 @@ class Augmentation:
     slowest: float = 0.84
     fastest: float = 1.2
     tempo: float = 0.5
-    """Share of recordings, and of digits, said faster or slower at the same pitch."""
+    """Share of digits one by one that are said faster or slower, at the same pitch."""
     calmest: float = 0.65
     hastiest: float = 1.5
     room: float = 0.3

@@ -39,12 +39,12 @@ class Mix:
 
     sources: dict[str, float] = field(
         default_factory=lambda: {
-            "fsdd": 3.0,
-            "digits": 2.0,
+            "fsdd": 2.5,
+            "digits": 1.5,
             "nathalie_nl": 1.5,
-            "kerstin_de": 3.5,
-            "phrases": 4.0,
-            "words": 3.0,
+            "kerstin_de": 5.0,
+            "phrases": 3.0,
+            "words": 4.0,
         }
     )
     """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
@@ -306,10 +306,9 @@ class Sampler:
         return _Segment(sound, " ".join(said), _faster(words, factor))
 
     def _at_a_tempo(self, utterance: Utterance, longest: int, draw: Random) -> tuple[Samples, float]:
-        """An utterance's sound said faster or slower, and how much faster."""
+        """An utterance's sound, that of a digit perhaps said faster or slower; and how much faster."""
         sound = self.corpus.sound(utterance)
-        paced = utterance.source in data.MADE and utterance.source not in data.DIGITS  # machines speak at every pace
-        if paced or draw.random() >= self.how.tempo:
+        if utterance.source not in data.DIGITS or draw.random() >= self.how.tempo:
             return sound, 1.0
         least = max(self.how.calmest, len(sound) / (longest * self.how.slowest))
         tempo = draw.uniform(least, max(least, self.how.hastiest))

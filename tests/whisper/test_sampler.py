@@ -80,13 +80,9 @@ def test_windows_follow_the_format(corpus):
     assert len(seen) == 9  # no speech; transcribed or translated × times or none × told or not
 
 
-@pytest.mark.parametrize("how", (augment.NONE, replace(augment.NONE, tempo=1.0)), ids=("as it is", "another tempo"))
-def test_times_are_those_of_the_sound(corpus, how):
+def test_times_are_those_of_the_sound(corpus):
     """Where times say that something is said, the window is loud, and silent elsewhere."""
-    recorded = Corpus(
-        [replace(one, source="list") for one in corpus.utterances if one.source != "fsdd"], corpus.samples
-    )
-    sampler = made(recorded, Mix(no_speech=0.0, previous_text=0.0, times=1.0), how)
+    sampler = made(corpus, Mix(no_speech=0.0, previous_text=0.0, times=1.0, sources={"fsdd": 0.0, "phrases": 1.0}))
     for seed in range(40):
         window = sampler.window(np.random.default_rng(seed))
         mel, own = window.mel, window.tokens
@@ -111,6 +107,31 @@ def test_the_loss_is_on_all_but_the_previous_text(corpus):
         assert asked == list(range(told, len(own) - 1))
         assert batch.targets[row, asked].tolist() == own[told + 1 :]
         assert batch.tokens[row, told] == sampler.tokenizer.sot
+
+
+@pytest.mark.parametrize("tempo", (0.6, 1.5))
+def test_digits_are_said_at_another_tempo_and_their_times_follow(tempo):
+    """Tones of a second: each digit's token is said for as long as the tempo makes of it, and there the spectrogram has its tone."""
+    tones = {"ein": 300, "zwei": 800, "drei": 2000}
+    pieces = [
+        (8000 * np.sin(2 * np.pi * tone * np.arange(16_000) / 16_000)).astype(np.int16) for tone in tones.values()
+    ]
+    said = [Utterance(16_000 * index, 16_000, "de", word, "digits", "v") for index, word in enumerate(tones)]
+    how = replace(augment.NONE, tempo=1.0, calmest=tempo, hastiest=tempo)
+    sampler = made(Corpus(said, np.concatenate(pieces)), Mix(no_speech=0.0, previous_text=0.0), how)
+    for seed in range(20):
+        window = sampler.window(np.random.default_rng(seed))
+        spans = sorted({span for span in window.said if span and span[1] > span[0]})
+        words: list[tuple[float, float]] = []
+        for start, end in spans:
+            if words and start - words[-1][1] < 0.01:
+                start = words.pop()[0]
+            words.append((start, end))
+        assert all(end - start == pytest.approx(1 / tempo, abs=0.02) for start, end in words if end < 5.9)
+        loudest = window.mel.argmax(0)
+        for start, end in words:
+            heard = loudest[round(start * 100) + 5 : min(595, round(end * 100) - 5)]
+            assert min(abs(int(heard.float().median()) - place) for place in (8, 21, 47)) < 4
 
 
 def test_dropping_merges_keeps_the_text():
