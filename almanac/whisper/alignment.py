@@ -1,5 +1,6 @@
-"""When each word of a recording was said, by no model: espeak-ng says the text too, the times of its words are known, and dynamic time
-warping finds the way from its speech to the recording's (Malfrère & Dutoit 1997). `timing` is better once a model has learnt."""
+"""When each word and sound of a recording was said, by no model: espeak-ng says the text too, it tells their times in its own speech,
+and dynamic time warping finds the way from there to the recording (Malfrère & Dutoit 1997). `timing` is better once a model has
+learnt."""
 
 from collections.abc import Sequence
 
@@ -17,8 +18,8 @@ _CEPSTRA = 13
 _FRAMES_PER_SECOND = SAMPLE_RATE // audio.HOP
 
 
-def words(samples: Samples, text: str, voices: Sequence[Voice]) -> list[TimedWord]:
-    """The words of a text with start and end, s.
+def align(samples: Samples, text: str, voices: Sequence[Voice]) -> Spoken:
+    """What is said in a recording: the words and sounds of its text, with start and end, s.
 
     Args:
         samples: a recording of the text, of seconds rather than minutes (the cost is quadratic).
@@ -27,18 +28,22 @@ def words(samples: Samples, text: str, voices: Sequence[Voice]) -> list[TimedWor
     """
     heard = _features(samples)
     ways = [_way(heard, said) for voice in voices if (said := speak(text, voice)).words]
-    return min(ways, key=lambda way: way[0])[1] if ways else []
+    words, sounds = min(ways, key=lambda way: way[0])[1:] if ways else ([], [])
+    return Spoken(samples, words, sounds)
 
 
-def _way(heard: Float[np.ndarray, "frames features"], said: Spoken) -> tuple[float, list[TimedWord]]:
-    """How far a recording is from a machine's speech, on average; and where the machine's words are in it."""
+def _way(heard: Float[np.ndarray, "frames features"], said: Spoken) -> tuple[float, list[TimedWord], list[TimedWord]]:
+    """How far a recording is from a machine's speech, on average; and where the machine's words and sounds are in it."""
     costs = cdist(heard, _features(said.samples))
     here, there = timing.warp(costs)
-    known = np.array([(start, end) for _, start, end in said.words]) * _FRAMES_PER_SECOND
     frames, first = np.unique(there, return_index=True)
-    found = np.interp(known, frames, here[first]) / _FRAMES_PER_SECOND
-    spans = [(word, start, end) for (word, *_), (start, end) in zip(said.words, found.tolist(), strict=True)]
-    return float(costs[here, there].mean()), spans
+
+    def found(known: Sequence[TimedWord]) -> list[TimedWord]:
+        times = np.array([(start, end) for _, start, end in known]) * _FRAMES_PER_SECOND
+        moved = np.interp(times, frames, here[first]) / _FRAMES_PER_SECOND
+        return [(name, start, end) for (name, *_), (start, end) in zip(known, moved.tolist(), strict=True)]
+
+    return float(costs[here, there].mean()), found(said.words), found(said.sounds)
 
 
 def _features(samples: Samples) -> Float[np.ndarray, "frames features"]:

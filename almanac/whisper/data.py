@@ -22,7 +22,7 @@ from jaxtyping import Float
 from almanac.runtime import console, hub
 from almanac.runtime.checkpoint import write_atomic
 from almanac.runtime.errors import UserError
-from almanac.whisper import alignment, audio, augment, manifest
+from almanac.whisper import alignment, audio, augment, manifest, splice
 from almanac.whisper import phrases as grammar
 from almanac.whisper.audio import SAMPLE_RATE, Samples
 from almanac.whisper.speak import FLITE_VOICES, TimedWord, Voice, has_flite, speak
@@ -37,8 +37,8 @@ FAMILIAR = 5
 HELD_OUT_TENTH = 0.9
 """Of the sentences by one speaker, those from here on are kept."""
 REAL = ("fsdd", "nathalie_nl", "kerstin_de")
-MADE = ("phrases", "words", "digits")
-"""Sources of what machines say."""
+MADE = ("phrases", "words", "digits", "spliced")
+"""Sources of speech that nobody said."""
 DIGITS = ("fsdd", "digits")
 """Sources of digits one by one, many by each speaker."""
 
@@ -121,6 +121,8 @@ VARIANTS = (
 HELD_OUT_VARIANTS = ("m6", "m8", "f4", "klatt3", "Hugo", "steph2", "pedro", "Andrea", "aunty", "edward2")
 """Voices that it does not."""
 HELD_OUT_FLITE = "rms"
+_READER = (100, 1000)
+"""Sentences from which a reader's voice is put together, at least and at most."""
 _LONGEST_ALIGNED = 30
 """s."""
 _WORTH_PROCESSES = 2000
@@ -176,6 +178,8 @@ class Recipe:
     """Strings of common words, and sentences of the real sets, spoken by machines, a language; Dutch and German get twice as many."""
     digits: int = 400
     """Voices that say the ten English digits one by one, each always at the same speed and pitch."""
+    spliced: int = 3000
+    """Strings of common words in the voice of each reader of a hundred sentences or more, put together from their sounds (`splice`)."""
     languages: tuple[str, ...] = grammar.LANGUAGES
     voices: tuple[str, ...] = VARIANTS
     """espeak-ng's variants; an empty string is the plain voice."""
@@ -213,12 +217,17 @@ def _make(recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     real = [(name, entry) for name in recipe.real for entry in train_entries(name)]
     lines = [*phrase_lines(recipe), *_word_lines(recipe, [entry for _, entry in real]), *_digit_lines(recipe)]
+    readers = _readers(real) if recipe.spliced else []
     index, start = [], 0
     with (
         (folder / "speech.i16").open("wb") as file,
-        console.progress("collecting speech", len(real) + len(lines), "utterances") as advance,
+        console.progress(
+            "collecting speech", len(real) + len(lines) + recipe.spliced * len(readers), "utterances"
+        ) as advance,
     ):
-        for samples, facts in chain(_each(partial(_recorded, recipe.aligned), real), _each(_spoken, lines)):
+        recorded, spoken = _each(partial(_recorded, recipe.aligned), real), _each(_spoken, lines)
+        spliced = chain.from_iterable(_spliced(reader, recipe) for reader in readers)
+        for samples, facts in chain(recorded, spoken, spliced):
             file.write(samples.tobytes())
             index.append({"start": start, "length": len(samples), **facts})
             start += len(samples)
@@ -272,11 +281,43 @@ def _recorded(aligned: bool, named: tuple[str, manifest.Entry]) -> tuple[np.ndar
     return _stored(samples), facts
 
 
+def _readers(real: Sequence[tuple[str, manifest.Entry]]) -> list[list[manifest.Entry]]:
+    """Sentences by whoever reads enough of them, in a language that espeak-ng speaks."""
+    read: dict[tuple[str, str, str], list[manifest.Entry]] = {}
+    for name, entry in real:
+        if entry.speaker and " " in entry.text and entry.language in ACCENTS and entry.task == "transcribe":
+            read.setdefault((name, entry.speaker, entry.language), []).append(entry)
+    least, most = _READER
+    return [sentences[:most] for sentences in read.values() if len(sentences) >= least]
+
+
+def _spliced(sentences: Sequence[manifest.Entry], recipe: Recipe) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """New sentences by a reader."""
+    language = sentences[0].language
+    readings = [alignment.align(trimmed(audio.read(one.path)), one.text, _guides(language)) for one in sentences]
+    reader = splice.Reader(readings, _guides(language)[0])
+    draw = random.Random(recipe.seed + 3)
+    made = 0
+    while made < recipe.spliced:
+        text = grammar.open_sentence(draw, language)
+        said = reader.say(text, draw)
+        if said is None:  # there are always others: of two readers' common words, two thirds could be said
+            continue
+        facts = {"language": language, "text": text, "english": "", "source": "spliced"}
+        yield _stored(said.samples), {**facts, "speaker": sentences[0].speaker, "words": _rounded(said.words)}
+        made += 1
+
+
 def _aligned(samples: Samples, text: str, language: str) -> list[TimedWord]:
     """When the words of a sentence are said, if espeak-ng speaks the language."""
     if " " not in text or language not in ACCENTS or len(samples) > _LONGEST_ALIGNED * SAMPLE_RATE:
         return []
-    return alignment.words(samples, text, [Voice(f"{ACCENTS[language][0]}+{variant}") for variant in ("m3", "f2")])
+    return alignment.align(samples, text, _guides(language)).words
+
+
+def _guides(language: str) -> list[Voice]:
+    """The voices by which recordings are aligned."""
+    return [Voice(f"{ACCENTS[language][0]}+{variant}") for variant in ("m3", "f2")]
 
 
 def _rounded(words: Sequence[TimedWord]) -> list[TimedWord]:

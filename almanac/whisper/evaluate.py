@@ -84,7 +84,9 @@ def real_clips() -> list[Clip]:
 
 def spoken(language: str, count: int, task: Task = "transcribe", seed: int = 1000) -> list[Clip]:
     """Phrases of the closed domain by voices that training does not hear."""
-    recipe = data.Recipe((), count, 0, 0, (language,), _VOICES, False, seed + sum(map(ord, language)))
+    recipe = data.Recipe(
+        (), count, 0, 0, 0, languages=(language,), voices=_VOICES, flite=False, seed=seed + sum(map(ord, language))
+    )
     name = f"{language} to English" if task == "translate" else f"spoken {language}"
     found = []
     for line in data.phrase_lines(recipe):

@@ -29,7 +29,7 @@ _FIT = FitConfig(
 )
 _NARROW = Preset(
     64, 2, 1, 3.0, 280, 16, _FIT, spelling=2.0, guidance=1.0, context=96,
-    recipe=Recipe(("fsdd",), 0, 0, 0),
+    recipe=Recipe(("fsdd",), 0, 0, 0, 0),
     mix=Mix(no_speech=0.0, times=0.0, previous_text=0.0, single=0.7),
     augmentation=augment.NONE,
 )  # fmt: skip
@@ -38,7 +38,7 @@ _DIVERSE = replace(
     seconds=5.0,
     vocabulary=512,
     context=160,
-    recipe=Recipe(phrases=1500, open=750, digits=200),
+    recipe=Recipe(phrases=1500, open=750, digits=200, spliced=0),
     mix=Mix(
         {"fsdd": 4.0, "digits": 2.0, "nathalie_nl": 1.0, "kerstin_de": 1.0, "phrases": 2.0, "words": 1.0},
         single=0.5,

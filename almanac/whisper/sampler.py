@@ -42,7 +42,8 @@ class Mix:
             "fsdd": 2.5,
             "digits": 1.5,
             "nathalie_nl": 1.5,
-            "kerstin_de": 5.0,
+            "kerstin_de": 3.5,
+            "spliced": 4.0,
             "phrases": 3.0,
             "words": 4.0,
         }

@@ -6,7 +6,7 @@ import ctypes
 import io
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,8 @@ from jaxtyping import Float
 from almanac.runtime.errors import UserError
 from almanac.whisper.audio import SAMPLE_RATE
 
+PAUSE = "_"
+"""Among sounds."""
 FLITE_VOICES = ("awb", "kal16", "rms", "slt")
 
 _SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 1, 1
@@ -51,6 +53,9 @@ class Spoken:
     """Mono at 16 kHz, in [−1, 1]."""
     words: list[TimedWord]
     """Empty where the engine does not say."""
+    sounds: list[TimedWord] = field(default_factory=list)
+    """What the words are made of, one after another, from a pause to a pause: espeak-ng's name of each sound, without stress, and `PAUSE`;
+    empty where there are no words."""
 
 
 def speak(text: str, voice: Voice) -> Spoken:
@@ -159,7 +164,9 @@ class _Espeak:
         self.library.espeak_Synth(raw, len(raw) + 1, 0, 1, 0, _UTF8, None, None)
         self.library.espeak_Synchronize()
         samples = np.concatenate([*self.pieces, np.zeros(0, np.int16)]).astype(np.float32) / 32768
-        return Spoken(resample(samples, float(self.rate)), self._words(text, len(samples) / self.rate))
+        seconds = len(samples) / self.rate
+        words = self._words(text, seconds)
+        return Spoken(resample(samples, float(self.rate)), words, self._sounds(seconds) if words else [])
 
     def _collect(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
@@ -171,6 +178,17 @@ class _Espeak:
             self.events.append((event.type, event.text_position, event.audio_position, name))
             index += 1
         return 0
+
+    def _sounds(self, seconds: float) -> list[TimedWord]:
+        starts = [(PAUSE, 0.0)]
+        for kind, _, milliseconds, phoneme in self.events:
+            name = PAUSE if phoneme.startswith("_") else phoneme.lstrip("',")
+            if kind == _PHONEME and phoneme != "_!" and not name == starts[-1][0] == PAUSE:  # _! begins a vowel
+                starts.append((name, milliseconds / 1000))
+        if starts[-1][0] != PAUSE:
+            starts.append((PAUSE, seconds))
+        ends = [*(start for _, start in starts[1:]), seconds]
+        return [(name, start, end) for (name, start), end in zip(starts, ends, strict=True)]
 
     def _words(self, text: str, seconds: float) -> list[TimedWord]:
         """Words by the library's events. The library announces a word while the last sound of the one before still rings, so a word

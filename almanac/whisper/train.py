@@ -107,7 +107,7 @@ PRESETS = {
         replace(_FIT, steps=20_000, warmup_steps=1000, ema_decay=0.999, save_every=1000, compile=True),
         spelling=1.0,
         guidance=0.5,
-        recipe=Recipe(phrases=20_000, open=40_000, digits=2_000),
+        recipe=Recipe(phrases=20_000, open=40_000, digits=2_000, spliced=20_000),
         mix=Mix(easy=1_000),
     ),
     # Tiny of Table 1, by appendix F, for 2^20 updates of 256 windows of the user's own lists; its schedule is linear, ours a cosine.
@@ -345,7 +345,7 @@ def with_overrides(
         raise UserError(f"width is {width}", "give a multiple of 64, the channels of a head")
     recipe = replace(preset.recipe, real=lists or preset.recipe.real)
     if not made:
-        recipe = replace(recipe, phrases=0, open=0, digits=0)
+        recipe = replace(recipe, phrases=0, open=0, digits=0, spliced=0)
     fit = replace(preset.fit, steps=steps or preset.fit.steps, compile=compile or preset.fit.compile)
     if start is not None:
         sizes = start.model.dims

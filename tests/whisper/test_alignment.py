@@ -23,7 +23,7 @@ def test_words_of_another_voice_are_found(pause):
         (word, start + pause * (index >= 4), end + pause * (index >= 4))
         for index, (word, start, end) in enumerate(said.words)
     ]
-    found = alignment.words(samples, "De trein naar Groningen vertrekt vandaag om kwart over zeven.", VOICES)
+    found = alignment.align(samples, "De trein naar Groningen vertrekt vandaag om kwart over zeven.", VOICES).words
     assert [word for word, *_ in found] == [word for word, *_ in known]
     far = [abs(a - b) for one, other in zip(known, found, strict=True) for a, b in zip(one[1:], other[1:], strict=True)]
     assert np.median(far) < 0.04 and max(far) < 0.25 + pause
@@ -38,7 +38,7 @@ def test_a_recorded_reader_is_followed(needs_data):
     far = []
     for line in lines:
         entry = texts.get(line["id"])
-        found = alignment.words(audio.read(entry.path), entry.text, VOICES) if entry else []
+        found = alignment.align(audio.read(entry.path), entry.text, VOICES).words if entry else []
         if len(found) == len(line["words"]):
             far += [
                 abs(a - b)
@@ -49,5 +49,5 @@ def test_a_recorded_reader_is_followed(needs_data):
 
 
 def test_nothing_is_said():
-    assert alignment.words(np.zeros(8000, np.float32), "", VOICES) == []
-    assert len(alignment.words(np.zeros(100, np.float32), "Ja.", VOICES)) == 1
+    assert alignment.align(np.zeros(8000, np.float32), "", VOICES).words == []
+    assert len(alignment.align(np.zeros(100, np.float32), "Ja.", VOICES).words) == 1
