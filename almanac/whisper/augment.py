@@ -72,8 +72,9 @@ NONE = Augmentation(
 def at_tempo(samples: Samples, factor: float) -> Float[np.ndarray, " said"]:
     """Said faster by a factor; the pitch stays."""
     import av
+    from av.filter import Graph
 
-    graph = av.filter.Graph()
+    graph = Graph()
     source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=Fraction(1, SAMPLE_RATE))
     graph.link_nodes(source, graph.add("atempo", f"{factor:.4f}"), graph.add("abuffersink")).configure()
     padded = np.pad(samples, (0, SAMPLE_RATE // 10)).astype(np.float32)  # the filter keeps a little of the end back
