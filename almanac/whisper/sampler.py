@@ -39,13 +39,13 @@ class Mix:
 
     sources: dict[str, float] = field(
         default_factory=lambda: {
-            "fsdd": 2.5,
-            "digits": 1.5,
+            "fsdd": 3.0,
+            "digits": 2.5,
             "nathalie_nl": 1.5,
             "kerstin_de": 3.5,
             "spliced": 4.0,
             "phrases": 3.0,
-            "words": 4.0,
+            "words": 3.0,
         }
     )
     """How often a window is of each set, by weight; the sets that a corpus lacks are left out."""
@@ -230,7 +230,7 @@ class Sampler:
         window, body = np.zeros(length, np.float32), []
         said: list[TimeSpan] = []
         words: list[TimedWord] | None = []
-        cursor = int(max(0, draw.uniform(-0.2, 0.8)) ** 2 * SAMPLE_RATE)
+        cursor = int(max(0, draw.uniform(-0.8, 0.8)) ** 2 * SAMPLE_RATE)  # clips are often cut tightly
         previous = draw.random() < mix.previous_text and not easy
         alone = easy or draw.random() < mix.single
         while True:
