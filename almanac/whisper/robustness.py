@@ -42,7 +42,6 @@ _DIVERSE = replace(
     mix=Mix(
         {"fsdd": 4.0, "digits": 2.0, "nathalie_nl": 1.0, "kerstin_de": 1.0, "phrases": 2.0, "words": 1.0},
         single=0.5,
-        easy=1000,
     ),
     augmentation=augment.Augmentation(),
 )
@@ -77,8 +76,7 @@ def _longer(family: str, base: Preset, width: int, parts: Sequence[int]) -> dict
     total, last = 0, None
     for steps in parts:
         preset = _sized(base, width, steps)
-        if last:
-            preset = replace(preset, mix=replace(preset.mix, easy=0))
+        preset = replace(preset, mix=replace(preset.mix, easy=0 if last else steps // 2))
         total += steps
         name = f"{family}-{width}-{total}"
         found[name] = Member(preset, last)
@@ -97,8 +95,9 @@ FAMILIES = {
     "diverse": Family(
         "those digits, two readers' sentences and machines in six languages, disturbed; all tasks",
         {
-            **_longer("diverse", _DIVERSE, 128, (2000, 1000, 1000)),
-            **_longer("diverse", _DIVERSE, 192, (2000, 1500)),
+            **_longer("diverse", _DIVERSE, 64, (2000, 1000, 1000)),
+            **_longer("diverse", _DIVERSE, 128, (2000, 1000)),
+            **_longer("diverse", _DIVERSE, 192, (2000,)),
         },
     ),
 }

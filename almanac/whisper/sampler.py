@@ -44,7 +44,7 @@ class Mix:
             "nathalie_nl": 1.5,
             "kerstin_de": 3.5,
             "spliced": 4.0,
-            "phrases": 3.0,
+            "phrases": 5.0,
             "words": 3.0,
         }
     )
