@@ -3,6 +3,7 @@ sets are split as the card says: one digit speaker and the last tenth of the Dut
 are some of the machines' voices. How windows are made of it is left to `sampler`."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -12,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,6 +123,8 @@ HELD_OUT_VARIANTS = ("m6", "m8", "f4", "klatt3", "Hugo", "steph2", "pedro", "And
 HELD_OUT_FLITE = "rms"
 _READER = (100, 1000)
 """Sentences from which a reader's voice is put together, at least and at most."""
+_TRIES = 10
+"""Strings of words that are tried for each that a reader shall say; of two readers' common words, two thirds could be said."""
 _LONGEST_ALIGNED = 30
 """s."""
 _WORTH_PROCESSES = 2000
@@ -226,8 +228,8 @@ def _make(recipe: Recipe, folder: Path) -> None:
         ) as advance,
     ):
         recorded, spoken = _each(partial(_recorded, recipe.aligned), real), _each(_spoken, lines)
-        spliced = chain.from_iterable(_spliced(reader, recipe) for reader in readers)
-        for samples, facts in chain(recorded, spoken, spliced):
+        spliced = itertools.chain.from_iterable(_spliced(reader, recipe) for reader in readers)
+        for samples, facts in itertools.chain(recorded, spoken, spliced):
             file.write(samples.tobytes())
             index.append({"start": start, "length": len(samples), **facts})
             start += len(samples)
@@ -297,15 +299,11 @@ def _spliced(sentences: Sequence[manifest.Entry], recipe: Recipe) -> Iterator[tu
     readings = [alignment.align(trimmed(audio.read(one.path)), one.text, _guides(language)) for one in sentences]
     reader = splice.Reader(readings, _guides(language)[0])
     draw = random.Random(recipe.seed + 3)
-    made = 0
-    while made < recipe.spliced:
-        text = grammar.open_sentence(draw, language)
-        said = reader.say(text, draw)
-        if said is None:  # there are always others: of two readers' common words, two thirds could be said
-            continue
+    texts = (grammar.open_sentence(draw, language) for _ in range(_TRIES * recipe.spliced))
+    sayable = ((text, said) for text in texts if (said := reader.say(text, draw)))
+    for text, said in itertools.islice(sayable, recipe.spliced):
         facts = {"language": language, "text": text, "english": "", "source": "spliced"}
         yield _stored(said.samples), {**facts, "speaker": sentences[0].speaker, "words": _rounded(said.words)}
-        made += 1
 
 
 def _aligned(samples: Samples, text: str, language: str) -> list[TimedWord]:

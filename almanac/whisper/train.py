@@ -122,7 +122,7 @@ PRESETS = {
             _FIT, steps=2**20, learning_rate=1.5e-3, muon=0.0, warmup_steps=2048, ema_decay=0.9999, save_every=10_000
         ),
         context=448,
-        recipe=Recipe(aligned=False),
+        recipe=Recipe(digits=0, spliced=0, aligned=False),
         mix=Mix(previous_text=0.5, collage=0.0),
         augmentation=replace(augment.NONE, masks=1.0),
     ),
