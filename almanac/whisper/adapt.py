@@ -83,6 +83,8 @@ def _embeddings(table: Float[Tensor, "old state"], old: Tokenizer, new: Tokenize
 
 
 def _spelling(piece: bytes, old: Tokenizer) -> list[int]:
+    if not piece:  # the published multilingual vocabulary ends with a token that spells nothing
+        return list(old.ranks.values())
     return [old.ranks[piece]] if piece in old.ranks else old.encode(piece.decode(errors="replace"))
 
 

@@ -3,8 +3,10 @@
 import hashlib
 
 import pytest
+import torch
 
-from almanac.runtime import hub, ship
+from almanac.runtime import checkpoint, hub, ship
+from almanac.runtime.errors import UserError
 from almanac.systems import SYSTEMS
 
 
@@ -20,3 +22,25 @@ def test_every_shipped_file_is_in_the_manifest_as_it_is(system):
         assert len(blob) == manifest[name]["bytes"]
         assert {"command", "steps", "seconds"} <= manifest[name].keys()
     assert sum(manifest[name]["bytes"] for name in names) <= ship.LIMIT
+
+
+def save(folder, matrix: torch.Tensor, steps: int) -> None:
+    tensors = {"matrix": matrix.bfloat16(), "vector": matrix[0].clone()}
+    checkpoint.save_weights(folder / "model.safetensors", tensors, {"system": "tests", "steps": steps})
+
+
+def test_of_several_runs_the_mean_ships_with_the_facts_of_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "WEIGHTS", tmp_path / "weights")
+    runs = [tmp_path / "a", tmp_path / "b"]
+    first, second = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    for run, matrix, steps in zip(runs, (first, second), (10, 20), strict=True):
+        save(run, matrix, steps)
+    tensors, facts = checkpoint.load_weights(ship.ship(runs, "tests/mean", "train"), "tests")
+    mean = (first + second) / 2
+    torch.testing.assert_close(tensors["vector"], mean[0])
+    torch.testing.assert_close(tensors["matrix"], mean, atol=0.03, rtol=0)
+    assert (facts["steps"], facts["mean_of"]) == (20, [10, 20])
+    assert ship.manifest()["tests/mean"]["mean_of"] == [10, 20]
+    save(runs[1], second[:4], 20)
+    with pytest.raises(UserError, match="different networks"):
+        ship.ship(runs, "tests/mean", "train")

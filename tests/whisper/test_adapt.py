@@ -72,3 +72,13 @@ def test_what_it_hears_stays_in_a_longer_window(found):
     assert torch.allclose(*first, atol=1e-6)
     options = decoding.Options(language="de", sample_length=5)
     assert decoding.decode(longer.model, longer.tokenizer, longer.encode(mel), options)[0].tokens
+
+
+def test_every_token_of_the_published_vocabulary_begins_with_numbers(found, needs_data):
+    """The last of its ranks spells nothing."""
+    needs_data("whisper-vocabulary")
+    tokens = tokenizer.official(51_865)
+    assert tokens.encoding.decode_single_token_bytes(tokens.eot - 1) == b""
+    model = adapt.adapted(found, tokens, 6.0, 448)
+    assert model.decoder.token_embedding.weight.shape == (51_865, 64)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
