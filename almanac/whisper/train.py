@@ -325,8 +325,8 @@ def with_overrides(
     compile: bool = False,
     start: Recogniser | None = None,
 ) -> Preset:
-    """A preset with what the person changed of it. To begin with a model, it is as large as that, or has fewer blocks, and learns a
-    tenth as fast.
+    """A preset with what the person changed of it. To begin with a model, it is as large as that, or has fewer blocks, learns a tenth as
+    fast, and from whole windows at once.
 
     Raises:
         UserError: a number is below 1, the width is not of whole heads, or a model that it begins with can't have such sizes.
@@ -361,6 +361,7 @@ def with_overrides(
             seconds=sizes.seconds,
             vocabulary=sizes.n_vocab,
             context=sizes.n_text_ctx,
+            mix=replace(preset.mix, easy=0),
         )
         fit = replace(fit, learning_rate=fit.learning_rate / 10, muon=fit.muon / 10)
     if learning_rate is not None:

@@ -15,6 +15,7 @@ from almanac.whisper.augment import Augmentation
 from almanac.whisper.noise import Surroundings
 from almanac.whisper.sampler import Sampler
 from almanac.whisper.transcribe import Settings, transcribe
+from tests.whisper import untrained
 
 SMALL = train.Preset(
     64, 1, 1, 3.0, 300, 4, FitConfig(6, warmup_steps=1, save_every=2, log_every=1), spelling=0.5, guidance=0.5, context=64,
@@ -75,6 +76,18 @@ def test_wrong_sizes_are_refused():
         train.with_overrides(SMALL, width=100)
     with pytest.raises(UserError, match="steps is 0"):
         train.with_overrides(SMALL, steps=0)
+
+
+def test_who_begins_with_a_model_keeps_its_sizes_learns_slowly_and_from_whole_windows():
+    found = untrained.small()
+    cpu = train.PRESETS["cpu"]
+    preset = train.with_overrides(cpu, start=found)
+    sizes = found.model.dims
+    assert (preset.width, preset.seconds, preset.vocabulary) == (sizes.n_audio_state, sizes.seconds, sizes.n_vocab)
+    assert preset.fit.learning_rate == pytest.approx(cpu.fit.learning_rate / 10)
+    assert (cpu.mix.easy, preset.mix.easy) == (2000, 0)
+    with pytest.raises(UserError, match="64 wide"):
+        train.with_overrides(cpu, start=found, width=128)
 
 
 def test_initial_logits_are_nearly_even():
