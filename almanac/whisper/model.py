@@ -278,10 +278,20 @@ class TextDecoder(nn.Module):
         self, tokens: Int[Tensor, "batch length"], sound: Float[Tensor, "batch positions state"]
     ) -> Float[Tensor, "batch length vocabulary"]:
         """Logits after each token of a whole text."""
+        return self.logits(self.read(tokens, sound))
+
+    def read(
+        self, tokens: Int[Tensor, "batch length"], sound: Float[Tensor, "batch positions state"]
+    ) -> Float[Tensor, "batch length state"]:
+        """Read a whole text.
+
+        Returns:
+            What `logits` makes likelihoods of; only those that are needed should be asked for.
+        """
         x = self._embed(tokens, 0, sound.dtype)
         for block in self.blocks:
             x = block(x, sound)
-        return self.logits(self.ln(x))
+        return self.ln(x)
 
     def logits(self, x: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch vocabulary"]:
         """How likely each token is next, by the same table that embeds them; float32."""
@@ -311,7 +321,7 @@ class TextDecoder(nn.Module):
         """Read the next tokens of each row, and keep them in the cache.
 
         Returns:
-            What `logits` makes likelihoods of; only those that are needed should be asked for.
+            As `read`.
         """
         x = self._embed(tokens, cache.length, self.positional_embedding.dtype)
         for block, keys, values, (cross_keys, cross_values) in zip(
@@ -325,8 +335,8 @@ class TextDecoder(nn.Module):
 
     def attention(
         self, tokens: Int[Tensor, "batch length"], sound: Float[Tensor, "batch positions state"]
-    ) -> tuple[Float[Tensor, "batch length vocabulary"], Float[Tensor, "layers batch heads length positions"]]:
-        """Logits of a whole text, and how each head of each layer attended to the sound (before the softmax)."""
+    ) -> tuple[Float[Tensor, "batch length state"], Float[Tensor, "layers batch heads length positions"]]:
+        """What `read` returns, and how each head of each layer attended to the sound (before the softmax)."""
         x, seen = self._embed(tokens, 0, sound.dtype), []
         for block in self.blocks:
             x = x + block.attn(block.attn_ln(x), causal=True)
@@ -334,7 +344,7 @@ class TextDecoder(nn.Module):
             seen.append(products)
             x = x + heard
             x = x + block.mlp(block.mlp_ln(x))
-        return self.logits(self.ln(x)), torch.stack(seen)
+        return self.ln(x), torch.stack(seen)
 
     def _embed(self, tokens: Tensor, seen: int, dtype: torch.dtype) -> Tensor:
         positions = self.positional_embedding[seen : seen + tokens.shape[1]]

@@ -82,8 +82,9 @@ def attend(
     of the start of transcript on to what follows the end of text; and how likely each token of the text is among ordinary ones."""
     start = tokenizer.start(language, task)
     tokens = torch.tensor([[*start, tokenizer.no_timestamps, *text, tokenizer.eot]], device=sound.device)
-    logits, products = model.decoder.attention(tokens, sound[None])
-    probabilities = logits[0, len(start) : len(start) + len(text), : tokenizer.eot].softmax(-1)
+    states, products = model.decoder.attention(tokens, sound[None])
+    logits = model.decoder.logits(states[0, len(start) : len(start) + len(text)])
+    probabilities = logits[:, : tokenizer.eot].softmax(-1)
     chosen = probabilities[torch.arange(len(text)), torch.tensor(text, dtype=torch.long)].tolist()
     return products[:, 0], chosen
 

@@ -126,12 +126,15 @@ def test_what_no_window_knows_costs_nothing_and_every_weight_has_a_gradient():
     assert all(parameter.grad is not None for parameter in learner.parameters())
 
 
-def test_watching_changes_nothing_that_is_written():
+def test_likelihoods_are_of_what_is_asked_and_watching_changes_nothing():
     corpus = data.prepare(SMALL.recipe)
     dims = train.dims_of(SMALL, train.vocabulary(SMALL, corpus))
     whisper = train.initialised(train.Whisper(dims))
-    given = torch.randn(2, 80, 300), torch.randint(0, 300, (2, 9))
+    mel, tokens = torch.randn(2, 80, 300), torch.randint(0, 300, (2, 9))
+    asked = torch.rand(2, 9) < 0.4
+    given = mel, tokens, asked
     watched, *_, listening = train.Learner(whisper, True)(*given)
     plain, *_, nothing = train.Learner(whisper, False)(*given)
     assert listening.shape == (1, 2, 9, 150) and nothing is None
     assert (watched - plain).abs().max() < 1e-4
+    assert (plain - whisper(mel, tokens)[asked]).abs().max() < 1e-4
