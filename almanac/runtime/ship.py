@@ -1,5 +1,5 @@
-"""Shipping weights: `python -m almanac.runtime.ship RUN[,RUN…] SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits, and notes
-in `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them
+"""Shipping weights: `python -m almanac.runtime.ship RUN[,RUN…] SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits, and
+notes in `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them
 beside a vocabulary. Of several runs that went on from each other it stores the mean, which often errs less than each (Wortsman et al.
 2022)."""
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from almanac.runtime import checkpoint, console, hub
@@ -50,9 +51,8 @@ def _mean(runs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     shapes = [{name: tensor.shape for name, tensor in run.items()} for run in runs]
     if any(each != shapes[0] for each in shapes):
         raise UserError("the runs trained different networks", "ship runs that went on from each other")
-    return {
-        name: (sum(run[name].double() for run in runs) / len(runs)).to(tensor.dtype) for name, tensor in runs[0].items()
-    }
+    stacked = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+    return {name: tensors.double().mean(0).to(tensors.dtype) for name, tensors in stacked.items()}
 
 
 def manifest() -> dict[str, dict]:

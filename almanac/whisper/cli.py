@@ -494,8 +494,9 @@ def _evaluate_families(runs: Path, folder: Path, limit: int, seed: int, device: 
     total = sum(len(family.members) for family in robustness.FAMILIES.values())
     with console.progress("training and measuring", total, "models") as advance:
         rows = robustness.run(runs, limit, seed, device, advance)
-    results.write("whisper", "robustness", rows, seed, folder)
     figure = robustness.draw_figure(rows, folder / "robustness.png")
+    rows += robustness.at_equal_reference(rows)
+    results.write("whisper", "robustness", rows, seed, folder)
     console.result({"rows": rows, "figure": str(figure)} if json else {"rows": rows}, json)
 
 

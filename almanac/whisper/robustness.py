@@ -89,7 +89,7 @@ FAMILIES = {
         "digits by three speakers, as they were recorded",
         {
             f"narrow-{width}-{steps}": Member(_sized(_NARROW, width, steps))
-            for width, steps in ((64, 200), (64, 300), (128, 200), (128, 300), (192, 600))
+            for width, steps in ((64, 600), (64, 1000), (128, 300), (128, 500), (192, 600))
         },
     ),
     "diverse": Family(
@@ -218,44 +218,93 @@ def interval(groups: Sequence[Sequence[Heard]], times: int = 500) -> tuple[float
     return round(float(low), 4), round(float(high), 4)
 
 
+def at_equal_reference(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Both families where their reference WER is the same, in the middle of what both span, on the lines that are fitted to them.
+
+    Args:
+        rows: of the models, as `run` makes them.
+
+    Returns:
+        A row a family: `model` ("fitted line"), `family, reference, shifted`, and its 95 % interval by bootstrap over models.
+    """
+    spans = [_places([row for row in rows if row["family"] == family])[0] for family in FAMILIES]
+    middle = (max(x.min() for x in spans) + min(x.max() for x in spans)) / 2
+    found = []
+    for family in FAMILIES:
+        x, y = _places([row for row in rows if row["family"] == family])
+        low, high = _bands(x, y, middle[None])
+        shifted = np.polyval(np.polyfit(x, y, 1), middle)
+        found.append(
+            {
+                "model": "fitted line",
+                "family": family,
+                "reference": round(float(middle), 4),
+                "shifted": round(float(shifted), 4),
+                "shifted_interval": (round(float(low[0]), 4), round(float(high[0]), 4)),
+            }
+        )
+    return found
+
+
 def draw_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Reference WER against shifted WER, a dot a model with its intervals, a fitted line with its band a family, and y = x."""
+    """Reference WER against shifted WER, a dot a model with its intervals, a fitted line with its band a family, and y = x.
+
+    Args:
+        rows: of the models, as `run` makes them.
+        path: the picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 5.2), layout="constrained")
-    right = 100 * max(row["reference_interval"][1] for row in rows) * 1.1
+    right = 100 * max(row["reference_interval"][1] for row in rows) * 1.05
     for family, colour in (("narrow", "#2f6fb0"), ("diverse", "#8a4fbf")):
         own = [row for row in rows if row["family"] == family]
-        x, y = (np.array([100 * row[name] for row in own]) for name in ("reference", "shifted"))
+        x, y = _places(own)
         spread = {
-            name: np.maximum(0, np.abs(100 * np.array([row[f"{name}_interval"] for row in own]).T - values))
+            name: 100 * np.maximum(0, np.abs(np.array([row[f"{name}_interval"] for row in own]).T - values))
             for name, values in (("reference", x), ("shifted", y))
         }
         axes.errorbar(
-            x, y, xerr=spread["reference"], yerr=spread["shifted"], fmt="none", ecolor=colour, alpha=0.35, lw=1
+            100 * x, 100 * y, spread["shifted"], spread["reference"], fmt="none", ecolor=colour, alpha=0.35, lw=1
         )
-        axes.scatter(x, y, s=42, color=colour, zorder=3, label=f"{family}: {FAMILIES[family].line}")
-        line = np.linspace(0, right, 50)
-        slope, offset = np.polyfit(x, y, 1)
-        bands = _bands(x, y, line)
-        axes.plot(line, slope * line + offset, color=colour, lw=1.5)
-        axes.fill_between(line, *bands, color=colour, alpha=0.12, lw=0)
+        axes.scatter(100 * x, 100 * y, s=42, color=colour, zorder=3, label=f"{family}: {FAMILIES[family].line}")
+        line = np.linspace(x.min(), x.max(), 50)
+        low, high = _bands(x, y, line)
+        axes.plot(100 * line, 100 * np.polyval(np.polyfit(x, y, 1), line), color=colour, lw=1.5)
+        axes.fill_between(100 * line, 100 * low, 100 * high, color=colour, alpha=0.12, lw=0)
     axes.plot((0, right), (0, right), "k--", lw=1, label="ideal robustness (y = x)")
     axes.set(
         xlim=(0, right),
-        ylim=(0, None),
+        ylim=(0, 100),
         xlabel="WER on new recordings of familiar speakers, %",
         ylabel="mean WER on shifted sets, %",
     )
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.set_title(_in_words(at_equal_reference(rows)), fontsize=9, loc="left")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
+
+
+def _in_words(lines: Sequence[dict[str, Any]]) -> str:
+    """The fitted lines' values where both families are as good on what they know."""
+    percent = [[100 * value for value in (line["shifted"], *line["shifted_interval"])] for line in lines]
+    values = [
+        f"{line['family']} {y:.0f} % [{low:.0f}, {high:.0f}]"
+        for line, (y, low, high) in zip(lines, percent, strict=True)
+    ]
+    return f"At {100 * lines[0]['reference']:.1f} % on familiar speakers, on shifted sets: {', '.join(values)}"
+
+
+def _places(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Reference and shifted WER of models."""
+    x, y = np.array([(row["reference"], row["shifted"]) for row in rows]).T
+    return x, y
 
 
 def _bands(x: np.ndarray, y: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
