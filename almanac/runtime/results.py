@@ -42,7 +42,7 @@ def write(
     from almanac.runtime.checkpoint import write_atomic
 
     source = {
-        "command": " ".join(["almanac", *sys.argv[1:]]),
+        "command": " ".join(["almanac", *map(_portable, sys.argv[1:])]),
         "commit": commit(),
         "machine": device.machine(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -53,6 +53,13 @@ def write(
     text = json.dumps({**facts, **more}, indent=1) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
     return path
+
+
+def _portable(argument: str) -> str:
+    """An argument, `--option=value` too, whose absolute path is shortened to its last name: the folders are this machine's."""
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return option + equals + path.name if path.is_absolute() else argument
 
 
 def _merged(path: Path, by: str, rows: Sequence[Mapping[str, Any]], source: dict[str, Any]) -> dict[str, Any]:

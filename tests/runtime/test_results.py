@@ -51,6 +51,12 @@ def test_a_result_says_how_it_was_measured(project):
     assert facts["seed"] == 7
 
 
+def test_the_command_has_no_folders_of_a_machine(project, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["almanac", "x", "--runs", "/home/me/runs/a", "--out=/tmp/b", "runs/c", "n=1"])
+    facts = json.loads(results.write("sys", "x", [], seed=0).read_text())
+    assert facts["command"] == "almanac x --runs a --out=b runs/c n=1"
+
+
 def test_every_table_of_the_project_is_rendered_from_its_results():
     for path in results.documents():
         text = path.read_text()
