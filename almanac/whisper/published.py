@@ -150,9 +150,10 @@ def about(model: Whisper, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def tokenizer_from(facts: Mapping[str, Any], dims: Dims) -> Tokenizer:
-    """The tokenizer that `about` describes."""
+    """The tokenizer that `about` describes. Its timestamps cover the window; a published vocabulary's cover 30 s in any window."""
     ranks = {base64.b64decode(token): rank for rank, token in enumerate(facts["vocabulary"])}
-    return tokenizers.build(ranks, tuple(facts["languages"]), dims.seconds, facts["multilingual"])
+    seconds = 30.0 if dims.n_vocab in {known.n_vocab for known in SIZES.values()} else dims.seconds
+    return tokenizers.build(ranks, tuple(facts["languages"]), seconds, facts["multilingual"])
 
 
 def tokenizer_of(path: Path, dims: Dims) -> Tokenizer:

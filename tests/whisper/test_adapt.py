@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from almanac.whisper import adapt, decoding, tokenizer
+from almanac.whisper import adapt, decoding, recogniser, tokenizer
 from almanac.whisper.model import Dims, Whisper
 from almanac.whisper.recogniser import Recogniser
 
@@ -74,11 +74,16 @@ def test_what_it_hears_stays_in_a_longer_window(found):
     assert decoding.decode(longer.model, longer.tokenizer, longer.encode(mel), options)[0].tokens
 
 
-def test_every_token_of_the_published_vocabulary_begins_with_numbers(found, needs_data):
-    """The last of its ranks spells nothing."""
+def test_a_model_of_the_published_vocabulary_begins_with_numbers_and_keeps_its_tokens(found, needs_data, tmp_path):
+    """The last of its ranks spells nothing; its timestamps go on to 30 s in any window."""
     needs_data("whisper-vocabulary")
     tokens = tokenizer.official(51_865)
     assert tokens.encoding.decode_single_token_bytes(tokens.eot - 1) == b""
     model = adapt.adapted(found, tokens, 6.0, 448)
     assert model.decoder.token_embedding.weight.shape == (51_865, 64)
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    recogniser.save(Recogniser(model, tokens), tmp_path / "short.safetensors", {})
+    again = recogniser.load(str(tmp_path / "short.safetensors"), "cpu")
+    assert again.tokenizer.encoding.n_vocab == 51_865 and again.model.dims.seconds == 6.0
+    longer = adapt.adapted(again, again.tokenizer, 30.0, 448)
+    assert longer.dims.n_audio_ctx == 1500 and longer.dims.n_vocab == 51_865
