@@ -1,7 +1,8 @@
 """Measured results: `results/<system>/<name>.json`, and the tables in cards and the README, which are rendered from these files by
 `make tables` so that a number can't drift from its measurement.
 
-A table stands in Markdown between `<!-- results: system/name column column … -->` and `<!-- /results -->`."""
+A table stands in Markdown between `<!-- results: system/name column column … -->` and `<!-- /results -->`; `column=value` among them keeps
+the rows that have that value, and does not show it."""
 
 import json
 import re
@@ -105,13 +106,20 @@ def render(markdown: str) -> str:
         if not path.is_file():
             raise UserError(f"the table {match['name']} has no results at {path}", "run the command that measures it")
         facts = json.loads(path.read_text())
-        columns = match["columns"].split() or list(facts["rows"][0])
+        asked = match["columns"].split()
+        wanted = dict(each.split("=", 1) for each in asked if "=" in each)
+        rows = [row for row in facts["rows"] if all(str(row.get(column)) == value for column, value in wanted.items())]
+        if not rows:
+            raise UserError(f"the table {match['name']} {match['columns'].strip()} has no rows", f"see {path}")
+        columns = [each for each in asked if "=" not in each] or list(rows[0])
         lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += [
-            "| " + " | ".join(console.cell(row.get(column)) for column in columns) + " |" for row in facts["rows"]
-        ]
-        sources = facts["sources"].values() if "sources" in facts else [facts]
-        said = dict.fromkeys(f"`{source['command']}`, {source['date']}, {source['machine']}" for source in sources)
+        lines += ["| " + " | ".join(console.cell(row.get(column)) for column in columns) + " |" for row in rows]
+        sources = facts.get("sources", {"": facts}).items()
+        said = dict.fromkeys(
+            f"`{source['command']}`, {source['date']}, {source['machine']}"
+            for key, source in sources
+            if not key or any(key in row.values() for row in rows)
+        )
         return "\n".join([match[1].rstrip("\n"), *lines, "", f"<sub>{'<br>'.join(said)}</sub>", match[4]])
 
     return _TABLE.sub(table, markdown)

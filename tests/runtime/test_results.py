@@ -38,6 +38,10 @@ def test_measuring_some_again_keeps_the_rows_of_others(project, monkeypatch):
     }
     rendered = results.render("<!-- results: sys/x -->\n<!-- /results -->")
     assert rendered.count("almanac first") == rendered.count("almanac second") == 1
+    some = results.render("<!-- results: sys/x model=a n -->\n<!-- /results -->")
+    assert "| n |\n|---|\n| 3 |\n\n" in some and "almanac second" in some and "almanac first" not in some
+    with pytest.raises(UserError, match="model=c"):
+        results.render("<!-- results: sys/x model=c n -->\n<!-- /results -->")
 
 
 def test_a_table_without_results_is_an_error(project):
