@@ -22,6 +22,10 @@ _TEMPORARY = ".almanac-tmp"
 """How the name of a file ends that is being written, and of one whose writer was killed."""
 _SCALE = ".scale"
 """How the name of a scale ends, after that of its tensor in eight bits."""
+_PLACES = ".places"
+"""Likewise that of the list which says of each row where it is among those that were kept."""
+_ALIKE = 0.9
+"""Share of a matrix's rows that differ, up to which those that are alike are kept once."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -117,7 +121,8 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
 
 def in_eight_bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights in half their bytes: each bfloat16 matrix or kernel becomes int8, with one float32 scale for each output
-    (`NAME.scale`), so that no number is off by more than 1/254 of the largest of its output. `load_weights` undoes it.
+    (`NAME.scale`), so that no number is off by more than 1/254 of the largest of its output. Where many outputs have the same weights, as
+    tokens that no training saw may have, these are kept once (`NAME.places`). `load_weights` undoes it.
 
     Args:
         tensors: name → tensor; those of other types, and vectors, stay as they are.
@@ -127,7 +132,11 @@ def in_eight_bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
         if tensor.dtype != torch.bfloat16 or tensor.dim() < 2:
             kept[name] = tensor
             continue
-        rows = tensor.float()
+        rows, places = torch.unique(tensor.float(), dim=0, return_inverse=True)
+        if len(rows) <= _ALIKE * len(tensor):
+            kept[f"{name}{_PLACES}"] = places.to(torch.int32)
+        else:
+            rows = tensor.float()
         largest = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True)
         scale = torch.where(largest > 0, largest / 127, 1.0)
         kept |= {name: (rows / scale).round().to(torch.int8), f"{name}{_SCALE}": scale}
@@ -173,6 +182,11 @@ def _whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             if scale.shape != (*tensor.shape[:1], *(1 for _ in tensor.shape[1:])):
                 raise ValueError(f"{name} has scales of shape {tuple(scale.shape)}")
             whole[name] = tensor * scale
+            places = whole.pop(name + _PLACES, None)
+            if places is not None:
+                if places.dim() != 1 or places.min() < 0 or places.max() >= len(tensor):
+                    raise ValueError(f"{name} has rows at places that there are not")
+                whole[name] = whole[name][places]
     return whole
 
 

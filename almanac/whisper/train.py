@@ -189,12 +189,29 @@ def train(
     }
     learner.load_state_dict(fitted.weights)
     found = Recogniser(learner.whisper.cpu().eval(), tokens)
+    _level_unheard(found, corpus)
     known = timed_speech(corpus, dims.seconds)
     if known:
         found.model.alignment_heads = heads.choose(found, known)
     if console.is_main_process():
         recogniser.save(found, Path(out) / "model.safetensors", facts)
     return facts
+
+
+@torch.no_grad()
+def _level_unheard(found: Recogniser, corpus: data.Corpus) -> None:
+    """Give all tokens that no text of the corpus spells the same embedding, their mean: training told nothing about them but that they do
+    not follow. Of the published vocabulary that is half, which a file then holds once."""
+    texts = {text for utterance in corpus.utterances for text in (utterance.text, utterance.english) if text}
+    words = {f" {word}".encode() for text in texts for word in text.split()}
+    longest = max(map(len, found.tokenizer.ranks))
+    spelt = {
+        word[start:end] for word in words for start in range(len(word)) for end in range(start + 1, start + longest + 1)
+    }
+    unheard = [rank for piece, rank in found.tokenizer.ranks.items() if len(piece) > 1 and piece not in spelt]
+    if unheard:
+        table = found.model.decoder.token_embedding.weight
+        table[unheard] = table[unheard].mean(0)
 
 
 class Learner(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from almanac.whisper import audio, decoding, published, recogniser, segments
+from almanac.whisper import audio, decoding, evaluate, published, recogniser, segments
 from almanac.whisper import tokenizer as tokenizers
 from almanac.whisper.model import Dims
 from tests.parity.test_openai_whisper import needs_vocabulary, same_weights  # noqa: F401
@@ -160,3 +160,49 @@ def test_what_was_published_in_half_precision_is_written_as_it_was(official, tmp
     second = recogniser.load(str(tmp_path / "hf"), "cpu")
     published.save_openai(second.model, second.tokenizer, tmp_path / "b.pt", torch.float16)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def shipped(needs_vocabulary):  # noqa: F811
+    """The model of ours that other programs can run."""
+    return recogniser.load("multitask-30s", "cpu")
+
+
+@pytest.fixture(scope="module")
+def phrases():
+    """One in each of three languages, by a voice that training did not hear."""
+    return [evaluate.spoken(language, 1)[0] for language in ("en", "de", "fr")]
+
+
+@pytest.fixture(scope="module")
+def understood(shipped, phrases):
+    """What we hear of them, which is nearly what was said."""
+    heard = list(evaluate.listen(shipped, phrases, decoding.Options()))
+    assert evaluate.score(heard)["cer"] < 0.2, [(each.clip.text, each.text) for each in heard]
+    return [each.text for each in heard]
+
+
+def test_openai_whisper_understands_the_shipped_model(shipped, phrases, understood, tmp_path):
+    whisper = pytest.importorskip("whisper")
+    published.save_openai(shipped.model, shipped.tokenizer, tmp_path / "model.pt", torch.float32)
+    model = whisper.load_model(str(tmp_path / "model.pt"), device="cpu")
+    for phrase, own in zip(phrases, understood, strict=True):
+        said = model.transcribe(phrase.read(), language=phrase.language, fp16=False)
+        assert said["text"].strip() == own
+
+
+def test_faster_whisper_and_transformers_understand_the_shipped_model(shipped, phrases, understood, tmp_path):
+    faster_whisper = pytest.importorskip("faster_whisper")
+    from ctranslate2.converters import TransformersConverter
+
+    published.save_hugging_face(shipped.model, shipped.tokenizer, tmp_path / "hf", torch.float32)
+    files = ["tokenizer.json", "preprocessor_config.json"]
+    TransformersConverter(str(tmp_path / "hf"), copy_files=files).convert(str(tmp_path / "ct2"))
+    faster = faster_whisper.WhisperModel(str(tmp_path / "ct2"), device="cpu", compute_type="float32", cpu_threads=1)
+    listen = transformers.pipeline("automatic-speech-recognition", str(tmp_path / "hf"))
+    for phrase, own in zip(phrases, understood, strict=True):
+        found, about = faster.transcribe(phrase.read(), beam_size=1)
+        assert about.language == phrase.language
+        assert "".join(segment.text for segment in found).strip() == own
+        asked = {"language": phrase.language, "task": "transcribe"}
+        assert listen(phrase.read(), return_timestamps=True, generate_kwargs=asked)["text"].strip() == own

@@ -95,6 +95,28 @@ def test_eight_bits_are_half_the_bytes_and_almost_the_same_numbers(tmp_path: Pat
     assert all(torch.equal(found[name], tensors[name]) for name in ("norm.scale", "bias", "prior"))
 
 
+def test_rows_that_are_alike_are_kept_once(tmp_path: Path):
+    torch.manual_seed(0)
+    table = torch.randn(500, 64).bfloat16()
+    table[torch.arange(0, 500, 2)] = table[3].clone()
+    checkpoint.save_weights(tmp_path / "a.safetensors", checkpoint.in_eight_bits({"table": table}), ABOUT)
+    assert (tmp_path / "a.safetensors").stat().st_size < 0.65 * 500 * 64
+    found, _ = checkpoint.load_weights(tmp_path / "a.safetensors", "tests")
+    assert found.keys() == {"table"} and found["table"].shape == table.shape
+    assert ((found["table"] - table.float()).abs() <= table.float().abs().amax(1, keepdim=True) / 253).all()
+    assert torch.equal(found["table"][4], found["table"][3])
+
+
+@pytest.mark.parametrize(
+    "places", [torch.tensor([0, 9], dtype=torch.int32), torch.tensor([-1, 0]), torch.zeros(2, 2, dtype=torch.int32)]
+)
+def test_rows_at_places_that_there_are_not_are_a_user_error(tmp_path: Path, places: torch.Tensor):
+    hostile = {"w": torch.zeros(3, 4, dtype=torch.int8), "w.scale": torch.ones(3, 1), "w.places": places}
+    checkpoint.save_weights(tmp_path / "hostile.safetensors", hostile, ABOUT)
+    with pytest.raises(UserError, match="w has rows at places"):
+        checkpoint.load_weights(tmp_path / "hostile.safetensors", "tests")
+
+
 def test_a_scale_of_another_shape_is_a_user_error(tmp_path: Path):
     path = tmp_path / "hostile.safetensors"
     vast = {"w": torch.zeros(1_000_000, 1, dtype=torch.int8), "w.scale": torch.ones(1, 1_000_000)}

@@ -10,8 +10,9 @@ import torch
 
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig
-from almanac.whisper import data, recogniser, train
+from almanac.whisper import data, recogniser, tokenizer, train
 from almanac.whisper.augment import Augmentation
+from almanac.whisper.model import Dims, Whisper
 from almanac.whisper.noise import Surroundings
 from almanac.whisper.sampler import Sampler
 from almanac.whisper.transcribe import Settings, transcribe
@@ -50,6 +51,23 @@ def test_what_was_trained_listens(tmp_path):
     assert found.tokenizer.languages == ("de", "en") and found.model.dims.seconds == 3.0
     said = transcribe(found, torch.zeros(16_000).numpy(), Settings())
     assert said.language in ("de", "en")
+
+
+def test_tokens_that_no_text_spells_have_one_embedding():
+    """Whatever a text can be cut into keeps its own."""
+    corpus = data.prepare(SMALL.recipe)
+    ranks = {bytes([value]): value for value in range(256)} | {" привет".encode(): 256, b"\xe3\x81\x82": 257}
+    words = [word for utterance in corpus.utterances for word in utterance.text.split()]
+    word = max(words, key=len)
+    ranks |= {f" {word}".encode(): 258, word[1:3].encode(): 259}
+    tokens = tokenizer.build(ranks, ("de", "en"), 3.0)
+    found = recogniser.Recogniser(Whisper(Dims.of_width(64, 1, 1, tokens.encoding.n_vocab, seconds=3.0)), tokens)
+    before = found.model.decoder.token_embedding.weight.detach().clone()
+    train._level_unheard(found, corpus)
+    after = found.model.decoder.token_embedding.weight
+    assert torch.equal(after[256], after[257]) and torch.allclose(after[256], before[256:258].mean(0))
+    others = [rank for rank in range(len(before)) if rank not in (256, 257)]
+    assert torch.equal(after[others], before[others])
 
 
 def test_training_lowers_the_loss(tmp_path):
