@@ -40,6 +40,13 @@ SYSTEMS = (
         "arXiv 2212.04356",
         ("transcribe", "stream", "convert", "clean", "train", "evaluate", "serve"),
     ),
+    System(
+        "chat",
+        "ChatGPT",
+        "open-weight language models, and a server that holds many conversations at once",
+        "arXiv 2203.02155",
+        ("serve", "complete", "repl"),
+    ),
 )
 
 

@@ -3,18 +3,15 @@ so its time goes into reading weights, and here they are a quarter of the bytes.
 numba, in float32. Larger ones are oneDNN's, of integers, where the processor has the instructions (VNNI, AMX), with each input as two
 numbers of eight bits, a coarse and a fine one, since what takes the time is reading weights (docs/log.md)."""
 
-import inspect
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
-import llvmlite.binding
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import float32, njit
-from numba.core import config
+from numba import float32
 from torch import Tensor, nn
+
+from almanac.nn.compiled import compiled
 
 _FEW = 32
 """Rows up to which the loop is about as fast as making the weights float32 and multiplying those."""
@@ -22,18 +19,6 @@ _LARGE = 2**23
 """Rows × weights from which integer products of several rows pay."""
 _SMALLEST = 1e-12
 """Rows of zeros are divided by this."""
-
-
-_numba: Any = config
-if _numba.CPU_FEATURES is None and (_features := llvmlite.binding.get_host_cpu_features()).get("avx512bf16"):
-    # LLVM prefers half as wide vectors, which older processors need; these multiply a fifth faster with whole ones.
-    _numba.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """The function in machine code, made when it is first called and kept on disk; what tests wrap around functions to check types
-    can't be compiled."""
-    return njit(cache=True, fastmath=True, nogil=True, error_model="numpy")(inspect.unwrap(function))
 
 
 class Int8Linear(nn.Module):

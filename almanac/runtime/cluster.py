@@ -1,15 +1,16 @@
 """More machines than this one, by Ray; the only file that imports it, and only when an address is given. `map` is for
-independent work (blocks, sweep points, crawl shards), `train` runs `fit` in several processes as torchrun would. Both
-are given what to do as a function: what it does, and where its files are, is the caller's."""
+independent work (blocks, sweep points, crawl shards), `train` runs `fit` in several processes as torchrun would, `fleet` serves a web
+application by several processes. All are given what to do as a function: what it does, and where its files are, is the caller's."""
 
+import asyncio
 import logging
 import os
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from almanac.runtime import console
 from almanac.runtime.errors import RunFailed, UserError
@@ -97,6 +98,150 @@ def train(fn: Callable[[], Any], *, address: str | None, workers: int, gpus: flo
             return trainer.fit().return_value
         except TrainingFailedError as error:
             raise _cause(error) from None
+
+
+class ReplicaDied(Exception):
+    """A replica ended in the middle of its work."""
+
+
+class Fleet:
+    """Replicas of a web application.
+
+    Args:
+        handle: Ray Serve's, of their deployment.
+        died: what Ray raises where a replica did.
+    """
+
+    def __init__(self, handle: Any, died: tuple[type[Exception], ...]):
+        self._ask, self._died = handle.options(stream=True).ask, died
+
+    async def ask(
+        self, key: bytes, method: str, path: str, headers: list[tuple[str, str]], body: bytes
+    ) -> AsyncGenerator[Any, None]:
+        """A request's response by the replica that is chosen for its key: first its status and headers, then the pieces of its body.
+
+        Raises:
+            ReplicaDied: it did before the end.
+        """
+        response = self._ask.remote(key, method, path, headers, body)
+        ended = False
+        try:
+            async for piece in response:
+                yield piece
+            ended = True
+        except self._died as error:
+            ended = True
+            raise ReplicaDied(type(error).__name__) from None
+        finally:
+            if not ended:
+                response.cancel()
+
+
+@contextmanager
+def fleet(
+    build: Callable[[], Any],
+    choose: Callable[[bytes, Mapping[str, int]], str],
+    *,
+    address: str,
+    replicas: int,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    at_once: int = 1000,
+) -> Iterator[Fleet]:
+    """Replicas of a web application on Ray Serve, started anew where they die.
+
+    Args:
+        build: makes the (ASGI) application, in each replica; a function that can be pickled.
+        choose: a request's replica, by its key and how much each has to do; the others are asked where that one can't.
+        address: as `map` takes it.
+        replicas: how many.
+        cpus: processors of each.
+        gpus: GPUs of each.
+        at_once: requests that a replica takes.
+
+    Raises:
+        UserError: there is no Ray at the address; this machine can't hold the replicas; or what `build` raised.
+    """
+    with _connected(address, replicas * cpus, replicas * gpus) as ray:
+        from ray import serve
+        from ray.serve.config import RequestRouterConfig
+        from ray.serve.exceptions import RayServeException
+        from ray.serve.request_router import RequestRouter
+
+        class Affine(RequestRouter):
+            async def choose_replicas(self, candidate_replicas: list, pending_request: Any = None) -> list[list]:
+                if pending_request is None or not candidate_replicas:
+                    return [candidate_replicas]
+                loads = {
+                    each.replica_id.unique_id: self.replica_queue_len_cache.get(each.replica_id) or 0
+                    for each in candidate_replicas
+                }
+                chosen = choose(pending_request.args[0], loads)
+                first = [each for each in candidate_replicas if each.replica_id.unique_id == chosen]
+                return [first, [each for each in candidate_replicas if each not in first]]
+
+        deployment = serve.deployment(
+            _Replica,
+            name="replica",
+            num_replicas=replicas,
+            max_ongoing_requests=at_once,
+            ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+            request_router_config=RequestRouterConfig(request_router_class=cast(Any, Affine)),
+            health_check_period_s=2,
+            logging_config={"log_level": "ERROR", "enable_access_log": False},
+        )
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+        try:
+            handle = serve.run(cast(Any, deployment).bind(build), name="almanac", route_prefix=None)
+            yield Fleet(handle, (ray.exceptions.RayError, RayServeException))
+        finally:
+            serve.shutdown()
+
+
+class _Replica:
+    """In a worker: an application, asked without a network.
+
+    Args:
+        build: makes it.
+    """
+
+    def __init__(self, build: Callable[[], Any]):
+        self._application = build()
+
+    async def ask(
+        self, key: bytes, method: str, path: str, headers: list[tuple[str, str]], body: bytes
+    ) -> AsyncGenerator[Any, None]:
+        """Status and headers, then the pieces of the body."""
+        target, _, query = path.partition("?")
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": target, "raw_path": target.encode(), "query_string": query.encode(), "root_path": "",
+            "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+            "client": None, "server": None,
+        }  # fmt: skip
+        told: asyncio.Queue = asyncio.Queue()
+        given = iter([{"type": "http.request", "body": body, "more_body": False}])
+        gone = asyncio.Event()
+
+        async def receive() -> Any:
+            message = next(given, None)
+            if message is None:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            return message
+
+        answering = asyncio.ensure_future(self._application(scope, receive, told.put))
+        answering.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (message := await told.get()) is not None:
+                if message["type"] == "http.response.start":
+                    yield message["status"], [(n.decode("latin-1"), v.decode("latin-1")) for n, v in message["headers"]]
+                elif message.get("body"):
+                    yield message["body"]
+            await answering
+        finally:
+            gone.set()
+            answering.cancel()
 
 
 @contextmanager

@@ -3,6 +3,7 @@ listening on an address. What is served is in the systems' `api.py`."""
 
 import asyncio
 import logging
+import math
 import socket
 import threading
 from collections import deque
@@ -124,9 +125,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"can't listen on {host}:{port}: {reason}", "choose another --port or --host") from None
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serve an application until it is interrupted; what is going on then has three seconds to end."""
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+def serve(app: FastAPI, listener: socket.socket, drain_seconds: float = 3.0) -> None:
+    """Serve an application until it is interrupted; what is going on then has a few seconds to end."""
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=math.ceil(drain_seconds))
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import float32, int32, types
 from numba.extending import intrinsic
 
-from almanac.nn.int8 import compiled, multiply
+from almanac.nn.compiled import compiled
+from almanac.nn.int8 import multiply
 
 _BLOCK = 64
 """Tokens of whom the likeliest is noted."""

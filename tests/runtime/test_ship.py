@@ -9,8 +9,11 @@ from almanac.runtime import checkpoint, hub, ship
 from almanac.runtime.errors import UserError
 from almanac.systems import SYSTEMS
 
+SHIPPING = [system.name for system in SYSTEMS if system.name != "chat"]
+"""Chat runs open weights; its own training is to come."""
 
-@pytest.mark.parametrize("system", [system.name for system in SYSTEMS])
+
+@pytest.mark.parametrize("system", SHIPPING)
 def test_every_shipped_file_is_in_the_manifest_as_it_is(system):
     manifest = ship.manifest()
     names = hub.shipped_weights(system)

@@ -11,6 +11,7 @@ from almanac.runtime.errors import UserError
 from almanac.runtime.services import Services, tells_errors
 from almanac.studio.app import create_app, serve
 from almanac.systems import SYSTEMS, System
+from tests.chat import made
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def fails(error: Exception):
     return build
 
 
-def test_home_lists_every_system_with_its_page():
+def test_home_lists_every_system_with_its_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALMANAC_CHAT_MODEL", str(made.folder(tmp_path / "tiny")))
     client = TestClient(create_app())
     home = client.get("/").text
     for listed in SYSTEMS:

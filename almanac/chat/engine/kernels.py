@@ -1,0 +1,557 @@
+"""One forward step of a model on a CPU, as one compiled function that its threads run together: the tokens at hand of all sequences in
+rows, keys
+and values in pages. Products are `nn.tiles`'; between them threads wait for each other. Every row is computed by itself and in an
+order that
+depends on nothing but its own position, so that it comes out bit for bit the same in any company: alone, among others, in parts,
+or behind pages that another request filled.
+
+Names are those of the network in `chat.model`; how memory is laid out is said at `Weights`, `Pages` and `Work`."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, int32, types, uint32
+from numba.extending import intrinsic
+
+from almanac.nn import tiles
+from almanac.nn.compiled import compiled, compiled_exactly
+
+PAGE = 32
+"""Tokens in a page of keys and values: a panel's outputs."""
+PANEL = 32
+"""Outputs in a panel of weights."""
+ROWS = 8
+"""Rows that are multiplied at once."""
+INT8, BF16, FP32 = 0, 1, 2
+_ALIKE = 8
+"""Tokens of one sequence whose attention is computed together."""
+
+_intrinsic: Any = intrinsic  # which it makes of a function, no signature tells
+_TILES = {(kind, rows): tiles.tile(kind, rows, 2) for kind in tiles.PER_STEP for rows in (1, 2, 3, 4, 8)}
+_int8_1, _int8_2, _int8_3, _int8_4, _int8_8 = (_TILES["int8", rows] for rows in (1, 2, 3, 4, 8))
+_bf16_1, _bf16_2, _bf16_3, _bf16_4, _bf16_8 = (_TILES["bf16", rows] for rows in (1, 2, 3, 4, 8))
+_fp32_1, _fp32_2, _fp32_3, _fp32_4, _fp32_8 = (_TILES["fp32", rows] for rows in (1, 2, 3, 4, 8))
+
+
+class Shape(NamedTuple):
+    """What the compiled step must know of a config; truths are 0 or 1."""
+
+    kind: int
+    """Of weights: INT8, BF16, FP32."""
+    kept: int
+    """Of keys and values: BF16 or FP32."""
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    padded_dim: int
+    """Channels of a head in a page: a multiple of 32."""
+    hidden: int
+    layer_norm: int
+    norm_eps: float
+    turned: int
+    """Whether positions turn queries and keys."""
+    gated: int
+    qk_norm: int
+
+
+class Matrices(NamedTuple):
+    """The same matrix of every layer, packed in panels of 32 outputs."""
+
+    panels: np.ndarray
+    """uint8, layers × panels × bytes."""
+    scale: np.ndarray
+    """float32, layers × outputs; of weights in eight bits."""
+    bias: np.ndarray
+    """float32, layers × outputs."""
+    steps: int
+    """Turns of the inner loop."""
+
+
+class Weights(NamedTuple):
+    """A model's."""
+
+    qkv: Matrices
+    out: Matrices
+    up: Matrices
+    """Gate and up side by side."""
+    down: Matrices
+    head: Matrices
+    norms: np.ndarray
+    """float32, layers × (before attention, before the feed-forward layer) × (weight, bias) × width."""
+    last_norm: np.ndarray
+    """float32, (weight, bias) × width."""
+    qk_norms: np.ndarray
+    """float32, layers × (queries, keys) × head_dim."""
+    turn: np.ndarray
+    """float32, positions × (cosines, sines) × head_dim / 2."""
+    windows: np.ndarray
+    """int32, of each layer, 0 for none."""
+
+
+class Pages(NamedTuple):
+    """Keys and values: uint8, layers × pages × kv_heads × bytes. Keys lie as panels whose outputs are a page's tokens; values as
+    panels of 32 channels, whose inputs are the tokens."""
+
+    keys: np.ndarray
+    values: np.ndarray
+
+
+class Rows(NamedTuple):
+    """The tokens of a step; those of a sequence lie together, in order."""
+
+    positions: np.ndarray
+    """int32, of each row."""
+    owner: np.ndarray
+    """int32, of each row: its line in `table`."""
+    table: np.ndarray
+    """int32, sequences × their pages."""
+    wanted: np.ndarray
+    """int32: rows whose logits are asked for."""
+
+
+class Work(NamedTuple):
+    """Memory to work in."""
+
+    x: np.ndarray
+    """float32, rows × width: what goes from layer to layer."""
+    inputs: np.ndarray
+    """float32, rows × the most inputs."""
+    bytes: np.ndarray
+    """int8, the same in eight bits."""
+    step: np.ndarray
+    """float32, of each row: of its eight bits."""
+    total: np.ndarray
+    """int32, of each row: the sum of its eight bits."""
+    wide: np.ndarray
+    """float32, rows × the most outputs."""
+    sums: np.ndarray
+    """int32, threads × ROWS × PANEL."""
+    floats: np.ndarray
+    """`sums` as float32."""
+    queries: np.ndarray
+    """float32, threads × rows of attention × padded_dim."""
+    scores: np.ndarray
+    """float32, threads × rows of attention × positions."""
+    read: np.ndarray
+    """float32, threads × rows of attention × padded_dim."""
+
+
+@_intrinsic
+def _bits(_, value):
+    """A float32's bits."""
+    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(32)
+    )
+
+
+@_intrinsic
+def _float(_, bits):
+    """The float32 of bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
+
+
+@_intrinsic
+def _arrive(_, counter):
+    """Add one to a counter that threads share (its address); what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(types.intp), generate
+
+
+@_intrinsic
+def _arrived(_, counter):
+    """Read that counter."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(types.intp), generate
+
+
+_give_way = types.ExternalFunction("sched_yield", types.int32())
+
+
+@compiled_exactly
+def meet(counter, threads):
+    """Wait until all threads are here. Each time they meet, the counter grows by their number."""
+    if threads == 1:
+        return
+    until = (_arrive(counter) // threads + 1) * threads
+    tries = 0
+    while _arrived(counter) < until:
+        tries += 1
+        if tries > 2000:
+            _give_way()
+
+
+@compiled
+def exp(x):
+    """e to the x, to float32's precision, in a form that becomes vectors."""
+    x = min(max(x, float32(-87)), float32(88))
+    turns = np.floor(x * float32(1.44269504) + float32(0.5))
+    rest = x - turns * float32(0.693359375) + turns * float32(2.12194440e-4)
+    series = float32(1.9875691500e-4)
+    for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        series = series * rest + float32(factor)
+    return (series * rest * rest + rest + float32(1)) * _float(uint32((int32(turns) + int32(127)) << int32(23)))
+
+
+@compiled_exactly
+def multiply(kind, x, x_step, rows, panel, steps, sums, sums_step):
+    """Rows times a panel, by as many rows at a time as there are; all but `kind`, `rows` and `steps` are addresses and distances."""
+    row = 0
+    while row < rows:
+        here, there, left = x + row * x_step, sums + row * sums_step, rows - row
+        if left >= 8:
+            if kind == 0:
+                _int8_8(here, x_step, panel, steps, there, sums_step)
+            elif kind == 1:
+                _bf16_8(here, x_step, panel, steps, there, sums_step)
+            else:
+                _fp32_8(here, x_step, panel, steps, there, sums_step)
+            row += 8
+        elif left >= 4:
+            if kind == 0:
+                _int8_4(here, x_step, panel, steps, there, sums_step)
+            elif kind == 1:
+                _bf16_4(here, x_step, panel, steps, there, sums_step)
+            else:
+                _fp32_4(here, x_step, panel, steps, there, sums_step)
+            row += 4
+        elif left == 3:
+            if kind == 0:
+                _int8_3(here, x_step, panel, steps, there, sums_step)
+            elif kind == 1:
+                _bf16_3(here, x_step, panel, steps, there, sums_step)
+            else:
+                _fp32_3(here, x_step, panel, steps, there, sums_step)
+            row += 3
+        elif left == 2:
+            if kind == 0:
+                _int8_2(here, x_step, panel, steps, there, sums_step)
+            elif kind == 1:
+                _bf16_2(here, x_step, panel, steps, there, sums_step)
+            else:
+                _fp32_2(here, x_step, panel, steps, there, sums_step)
+            row += 2
+        else:
+            if kind == 0:
+                _int8_1(here, x_step, panel, steps, there, sums_step)
+            elif kind == 1:
+                _bf16_1(here, x_step, panel, steps, there, sums_step)
+            else:
+                _fp32_1(here, x_step, panel, steps, there, sums_step)
+            row += 1
+
+
+@compiled_exactly
+def project(thread, threads, kind, rows, work, matrices, layer, out, add):
+    """The layer's matrix times all rows' inputs, a part of its outputs by each thread.
+
+    Args:
+        out: float32, rows × at least the outputs; written to, or with `add`, added to.
+    """
+    panels, scale, bias = matrices.panels[layer], matrices.scale[layer], matrices.bias[layer]
+    x = work.bytes if kind == INT8 else work.inputs.view(np.int8)
+    sums, floats = work.sums[thread], work.floats[thread]
+    first, last = len(panels) * thread // threads, len(panels) * (thread + 1) // threads
+    outputs = len(scale)
+    for panel in range(first, last):
+        start = panel * PANEL
+        end = min(PANEL, outputs - start)
+        of_panel, bias_of = scale[start : start + end], bias[start : start + end]
+        address = panels.ctypes.data + panel * panels.strides[0]
+        for row in range(0, rows, ROWS):
+            count = min(ROWS, rows - row)
+            sums[:count] = 0
+            multiply(
+                kind,
+                x.ctypes.data + row * x.strides[0],
+                x.strides[0],
+                count,
+                address,
+                matrices.steps,
+                sums.ctypes.data,
+                sums.strides[0],
+            )
+            for r in range(count):
+                target = out[row + r, start : start + end]
+                if kind == INT8:
+                    step, shift = work.step[row + r], work.total[row + r] * int32(128)
+                    if add:
+                        for i in range(end):
+                            target[i] += float32(sums[r, i] - shift) * (step * of_panel[i]) + bias_of[i]
+                    else:
+                        for i in range(end):
+                            target[i] = float32(sums[r, i] - shift) * (step * of_panel[i]) + bias_of[i]
+                elif add:
+                    for i in range(end):
+                        target[i] += floats[r, i] + bias_of[i]
+                else:
+                    for i in range(end):
+                        target[i] = floats[r, i] + bias_of[i]
+
+
+@compiled
+def to_bytes(work, row, size):
+    """A row of inputs in eight bits, in steps of a 127th of its largest number."""
+    x, found = work.inputs[row], work.bytes[row]
+    most = float32(1e-12)
+    for i in range(size):
+        most = max(most, abs(x[i]))
+    factor, total = float32(127) / most, int32(0)
+    for i in range(size):
+        value = int32(np.rint(x[i] * factor))
+        found[i] = value
+        total += value
+    work.step[row], work.total[row] = most / float32(127), total
+
+
+@compiled
+def normalise(x, out, parameters, is_layer_norm, eps):
+    """RMSNorm or LayerNorm of a row."""
+    size = len(x)
+    weight, bias = parameters[0], parameters[1]
+    mean, square = float32(0), float32(0)
+    if is_layer_norm:
+        for i in range(size):
+            mean += x[i]
+        mean /= float32(size)
+    for i in range(size):
+        apart = x[i] - mean
+        square += apart * apart
+    factor = float32(1) / np.sqrt(square / float32(size) + float32(eps))
+    for i in range(size):
+        out[i] = (x[i] - mean) * factor * weight[i] + bias[i]
+
+
+@compiled
+def activate(work, row, hidden, gated):
+    """The feed-forward layer's inner numbers, of `wide` into `inputs`: gated by SiLU, or GELU (by tanh)."""
+    wide, out = work.wide[row], work.inputs[row]
+    if gated:
+        gate, up = wide[:hidden], wide[hidden : 2 * hidden]
+        for i in range(hidden):
+            out[i] = gate[i] * up[i] / (float32(1) + exp(-gate[i]))
+    else:
+        for i in range(hidden):
+            x = wide[i]
+            inner = float32(1.5957691216) * (x + float32(0.044715) * x * x * x)
+            out[i] = x / (float32(1) + exp(-inner))
+
+
+@compiled
+def _norm_and_turn(x, weight, shape, turn):
+    """A head's query or key, normalised and turned in place."""
+    dim, half = shape.head_dim, shape.head_dim // 2
+    if shape.qk_norm:
+        square = float32(0)
+        for i in range(dim):
+            square += x[i] * x[i]
+        factor = float32(1) / np.sqrt(square / float32(dim) + float32(shape.norm_eps))
+        for i in range(dim):
+            x[i] = x[i] * factor * weight[i]
+    if shape.turned:
+        for i in range(half):
+            first, second = x[i], x[half + i]
+            x[i] = first * turn[0, i] - second * turn[1, i]
+            x[half + i] = second * turn[0, i] + first * turn[1, i]
+
+
+@compiled_exactly
+def _rounded(value):
+    """A float32 as bfloat16's bits, to the nearest, of two to the even one."""
+    bits = _bits(value)
+    return (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
+
+
+@compiled_exactly
+def keep(row, layer, shape, rows, weights, pages, work):
+    """Normalise and turn a row's queries and keys, and put its keys and values into their page."""
+    dim, position = shape.head_dim, rows.positions[row]
+    x, turn = work.wide[row], weights.turn[position if shape.turned else 0]
+    for head in range(shape.heads):
+        _norm_and_turn(x[head * dim : (head + 1) * dim], weights.qk_norms[layer, 0], shape, turn)
+    page, place = rows.table[rows.owner[row], position // PAGE], position % PAGE
+    for head in range(shape.kv_heads):
+        start = (shape.heads + head) * dim
+        key = x[start : start + dim]
+        start += shape.kv_heads * dim
+        value = x[start : start + dim]
+        _norm_and_turn(key, weights.qk_norms[layer, 1], shape, turn)
+        if shape.kept == BF16:
+            keys, values = (
+                pages.keys[layer, page, head].view(np.uint16),
+                pages.values[layer, page, head].view(np.uint16),
+            )
+            for i in range(dim):
+                keys[i // 2 * (2 * PAGE) + place * 2 + i % 2] = _rounded(key[i])
+                values[i // PANEL * (PAGE * PANEL) + place // 2 * (2 * PANEL) + i % PANEL * 2 + place % 2] = _rounded(
+                    value[i]
+                )
+        else:
+            exact_keys = pages.keys[layer, page, head].view(np.float32)
+            exact_values = pages.values[layer, page, head].view(np.float32)
+            for i in range(dim):
+                exact_keys[i * PAGE + place] = key[i]
+                exact_values[i // PANEL * (PAGE * PANEL) + place * PANEL + i % PANEL] = value[i]
+
+
+@compiled
+def _soften(scores, first, last):
+    """Softmax of a row's scores from the first to before the last, without dividing by the sum, which is returned; `last` is in the
+    last page, and what is in its rest, and before the first, becomes 0."""
+    begin, end = first // PAGE * PAGE, (last + PAGE - 1) // PAGE * PAGE
+    scores[begin:first] = float32(-1e30)
+    scores[last:end] = float32(-1e30)
+    most = float32(-1e30)
+    for i in range(begin, end):
+        most = max(most, scores[i])
+    for i in range(begin, end):
+        scores[i] = exp(scores[i] - most)
+    scores[begin:first] = float32(0)
+    scores[last:end] = float32(0)
+    total = float32(0)
+    for i in range(begin, end):
+        total += scores[i]
+    return total
+
+
+@compiled_exactly
+def attend(thread, layer, head, first_row, count, shape, rows, weights, pages, work):
+    """What the queries that share a key's head read, of `count` rows of one sequence: of `wide` into `inputs`."""
+    group, dim, padded = shape.heads // shape.kv_heads, shape.head_dim, shape.padded_dim
+    queries, scores, read = work.queries[thread], work.scores[thread], work.read[thread]
+    many = count * group
+    scale = float32(1 / np.sqrt(dim))
+    for r in range(many):
+        start = (head * group + r % group) * dim
+        x = work.wide[first_row + r // group]
+        for i in range(dim):
+            queries[r, i] = x[start + i] * scale
+    window = weights.windows[layer]
+    start_at = rows.positions[first_row]
+    first_page = max(0, start_at - window + 1) // PAGE if window else 0
+    end_page = (start_at + count - 1) // PAGE + 1
+    table = rows.table[rows.owner[first_row]]
+    per_step = 2 if shape.kept == BF16 else 1
+    scores[:many, first_page * PAGE : end_page * PAGE] = float32(0)
+    for page in range(first_page, end_page):
+        keys = pages.keys[layer, table[page], head]
+        multiply(
+            shape.kept,
+            queries.ctypes.data,
+            queries.strides[0],
+            many,
+            keys.ctypes.data,
+            padded // per_step,
+            scores.ctypes.data + page * (PAGE * 4),
+            scores.strides[0],
+        )
+    read[:many] = float32(0)
+    for r in range(many):
+        position = start_at + r // group
+        seen_from = max(0, position - window + 1) if window else 0
+        total = _soften(scores[r], seen_from, position + 1)
+        for i in range(first_page * PAGE, seen_from // PAGE * PAGE):
+            scores[r, i] = float32(0)
+        for i in range((position // PAGE + 1) * PAGE, end_page * PAGE):
+            scores[r, i] = float32(0)
+        queries[r, 0] = total
+    for page in range(first_page, end_page):
+        values = pages.values[layer, table[page], head]
+        for part in range(padded // PANEL):
+            multiply(
+                shape.kept,
+                scores.ctypes.data + page * (PAGE * 4),
+                scores.strides[0],
+                many,
+                values.ctypes.data + part * (PAGE * PANEL * 4 // per_step),
+                PAGE // per_step,
+                read.ctypes.data + part * (PANEL * 4),
+                read.strides[0],
+            )
+    for r in range(many):
+        factor = float32(1) / queries[r, 0]
+        out, start = work.inputs[first_row + r // group], (head * group + r % group) * dim
+        for i in range(dim):
+            out[start + i] = read[r, i] * factor
+
+
+@compiled_exactly
+def step(thread, threads, counter, shape, weights, pages, rows, work, logits):
+    """A thread's part of a forward step; all threads call it at once.
+
+    Args:
+        thread: which of them.
+        threads: how many.
+        counter: address of a 64-bit 0, aligned, that they share.
+        shape: the model's.
+        weights: the model's.
+        pages: keys and values; read, and written to.
+        rows: the tokens.
+        work: `work.x` holds their embeddings.
+        logits: float32, wanted rows × outputs of the head; written to.
+    """
+    count, kind = len(rows.positions), shape.kind
+    begin, end = count * thread // threads, count * (thread + 1) // threads
+    queries = shape.heads * shape.head_dim
+    for layer in range(shape.layers):
+        for row in range(begin, end):
+            normalise(work.x[row], work.inputs[row], weights.norms[layer, 0], shape.layer_norm, shape.norm_eps)
+            if kind == INT8:
+                to_bytes(work, row, shape.width)
+        meet(counter, threads)
+        project(thread, threads, kind, count, work, weights.qkv, layer, work.wide, False)
+        meet(counter, threads)
+        for row in range(begin, end):
+            keep(row, layer, shape, rows, weights, pages, work)
+        meet(counter, threads)
+        row, turn = 0, 0
+        while row < count:
+            alike = 1
+            while alike < _ALIKE and row + alike < count and rows.owner[row + alike] == rows.owner[row]:
+                alike += 1
+            for head in range(shape.kv_heads):
+                if turn % threads == thread:
+                    attend(thread, layer, head, row, alike, shape, rows, weights, pages, work)
+                turn += 1
+            row += alike
+        meet(counter, threads)
+        if kind == INT8:
+            for row in range(begin, end):
+                to_bytes(work, row, queries)
+            meet(counter, threads)
+        project(thread, threads, kind, count, work, weights.out, layer, work.x, True)
+        meet(counter, threads)
+        for row in range(begin, end):
+            normalise(work.x[row], work.inputs[row], weights.norms[layer, 1], shape.layer_norm, shape.norm_eps)
+            if kind == INT8:
+                to_bytes(work, row, shape.width)
+        meet(counter, threads)
+        project(thread, threads, kind, count, work, weights.up, layer, work.wide, False)
+        meet(counter, threads)
+        for row in range(begin, end):
+            activate(work, row, shape.hidden, shape.gated)
+            if kind == INT8:
+                to_bytes(work, row, shape.hidden)
+        meet(counter, threads)
+        project(thread, threads, kind, count, work, weights.down, layer, work.x, True)
+        meet(counter, threads)
+    wanted = rows.wanted
+    begin, end = len(wanted) * thread // threads, len(wanted) * (thread + 1) // threads
+    for row in range(begin, end):
+        normalise(work.x[wanted[row]], work.inputs[row], weights.last_norm, shape.layer_norm, shape.norm_eps)
+        if kind == INT8:
+            to_bytes(work, row, shape.width)
+    meet(counter, threads)
+    project(thread, threads, kind, len(wanted), work, weights.head, 0, logits, False)

