@@ -3,6 +3,7 @@ independent work (blocks, sweep points, crawl shards), `train` runs `fit` in sev
 application by several processes. All are given what to do as a function: what it does, and where its files are, is the caller's."""
 
 import asyncio
+import importlib
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from almanac.runtime import console
@@ -152,7 +154,8 @@ def fleet(
 
     Args:
         build: makes the (ASGI) application, in each replica; a function that can be pickled.
-        choose: a request's replica, by its key and how much each has to do; the others are asked where that one can't.
+        choose: a function of a module: a request's replica, by its key and how much each has to do; the others are asked where that one
+            can't.
         address: as `map` takes it.
         replicas: how many.
         cpus: processors of each.
@@ -166,19 +169,6 @@ def fleet(
         from ray import serve
         from ray.serve.config import RequestRouterConfig
         from ray.serve.exceptions import RayServeException
-        from ray.serve.request_router import RequestRouter
-
-        class Affine(RequestRouter):
-            async def choose_replicas(self, candidate_replicas: list, pending_request: Any = None) -> list[list]:
-                if pending_request is None or not candidate_replicas:
-                    return [candidate_replicas]
-                loads = {
-                    each.replica_id.unique_id: self.replica_queue_len_cache.get(each.replica_id) or 0
-                    for each in candidate_replicas
-                }
-                chosen = choose(pending_request.args[0], loads)
-                first = [each for each in candidate_replicas if each.replica_id.unique_id == chosen]
-                return [first, [each for each in candidate_replicas if each not in first]]
 
         deployment = serve.deployment(
             _Replica,
@@ -186,7 +176,10 @@ def fleet(
             num_replicas=replicas,
             max_ongoing_requests=at_once,
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-            request_router_config=RequestRouterConfig(request_router_class=cast(Any, Affine)),
+            request_router_config=RequestRouterConfig(
+                request_router_class=cast(Any, _affine_router()),
+                request_router_kwargs={"choose": f"{choose.__module__}:{choose.__name__}"},
+            ),
             health_check_period_s=2,
             logging_config={"log_level": "ERROR", "enable_access_log": False},
         )
@@ -196,6 +189,38 @@ def fleet(
             yield Fleet(handle, (ray.exceptions.RayError, RayServeException))
         finally:
             serve.shutdown()
+
+
+@cache
+def _affine_router() -> type:
+    """Ray Serve's router that sends a request to the replica which is chosen for its key."""
+    from ray.serve.request_router import RequestRouter
+
+    class AffineRouter(RequestRouter):
+        def initialize_state(self, **kwargs: str) -> None:
+            module, _, name = kwargs["choose"].partition(":")
+            self._choose = getattr(importlib.import_module(module), name)
+
+        async def choose_replicas(self, candidate_replicas: list, pending_request: Any = None) -> list[list]:
+            if pending_request is None or not candidate_replicas:
+                return [candidate_replicas]
+            loads = {
+                each.replica_id.unique_id: self.replica_queue_len_cache.get(each.replica_id) or 0
+                for each in candidate_replicas
+            }
+            chosen = self._choose(pending_request.args[0], loads)
+            first = [each for each in candidate_replicas if each.replica_id.unique_id == chosen]
+            return [first, [each for each in candidate_replicas if each not in first]]
+
+    AffineRouter.__qualname__ = AffineRouter.__name__
+    return AffineRouter
+
+
+def __getattr__(name: str) -> Any:
+    """Ray finds the router by its name in this module, which imports no Ray before."""
+    if name == "AffineRouter":
+        return _affine_router()
+    raise AttributeError(f"almanac.runtime.cluster has no {name}")
 
 
 class _Replica:
