@@ -99,13 +99,17 @@ def llama_cpp(file: str, threads: int, precision: str) -> Callable[[Work], Times
 
         def ask(number: int, prompt: list[int]) -> None:
             body = {
-                "prompt": prompt, "n_predict": work["tokens"], "temperature": 0, "ignore_eos": True, "stream": True,
-                "cache_prompt": False, "return_tokens": True,
-            }  # fmt: skip
+                "prompt": prompt,
+                "n_predict": work["tokens"],
+                "temperature": 0,
+                "ignore_eos": True,
+                "stream": True,
+                "cache_prompt": False,
+            }
 
-            def tell(chunk: Any) -> None:
-                for each in chunk if isinstance(chunk, list) else [chunk]:
-                    told[number] += [time.perf_counter() - start] * len(each.get("tokens", []))
+            def tell(chunk: Any) -> None:  # one for each token, and one for the end
+                if chunk["choices"][0]["finish_reason"] is None:
+                    told[number].append(time.perf_counter() - start)
 
             server.handle_completions(body, tell)
 
