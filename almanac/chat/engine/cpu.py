@@ -12,7 +12,7 @@ from almanac.chat.engine import kernels
 from almanac.chat.engine.kernels import PAGE, PANEL, Matrices, Pages, Rows, Shape, Weights, Work
 from almanac.chat.engine.rows import Batch
 from almanac.chat.model import Transformer
-from almanac.nn.tiles import PER_STEP
+from almanac.nn.tiles import GRID, LAYOUT, PER_STEP, has_grids
 
 Precision = Literal["int8", "bf16", "fp32"]
 _KINDS = {"int8": kernels.INT8, "bf16": kernels.BF16, "fp32": kernels.FP32}
@@ -36,6 +36,7 @@ class CpuRunner:
         self.shape = Shape(
             kind=kind,
             kept=kernels.FP32 if kind == kernels.FP32 else kernels.BF16,
+            grids=int(kind != kernels.FP32 and has_grids()),
             layers=config.layers,
             width=config.width,
             heads=config.heads,
@@ -104,7 +105,8 @@ class CpuRunner:
     def _workspace(self) -> Work:
         shape, rows = self.shape, self.most_rows
         queries = shape.heads * shape.head_dim
-        most_inputs = -(-max(shape.width, queries, shape.hidden) // 4) * 4
+        most_inputs = -(-max(shape.width, queries, shape.hidden) // 64) * 64
+        filled = -(-rows // kernels.ROWS) * kernels.ROWS  # the matrix unit reads whole blocks of rows
         outputs = max(queries + 2 * shape.kv_heads * shape.head_dim, (1 + shape.gated) * shape.hidden)
         alike = kernels._ALIKE * (shape.heads // shape.kv_heads)
         sums = np.zeros((self.threads, kernels.ROWS, PANEL), np.int32)
@@ -112,7 +114,8 @@ class CpuRunner:
         return Work(
             x=np.zeros((rows, shape.width), np.float32),
             inputs=np.zeros((rows, most_inputs), np.float32),
-            bytes=np.zeros((rows, most_inputs), np.int8),
+            bytes=np.zeros((filled, most_inputs), np.int8),
+            halves=np.zeros((filled, most_inputs), np.uint16),
             step=np.zeros(rows, np.float32),
             total=np.zeros(rows, np.int32),
             wide=np.zeros((rows, outputs), np.float32),
@@ -150,7 +153,7 @@ class _Team:
         self._task = task
         for begin in self._begin:
             begin.release()
-        kernels.step(0, self.threads, self._counter.ctypes.data, *task)
+        kernels.step(0, self.threads, self._counter.ctypes.data, LAYOUT.ctypes.data, *task)
         for _ in self._others:
             self._done.acquire()
 
@@ -165,7 +168,7 @@ class _Team:
             self._begin[number - 1].acquire()
             if self._task is None:
                 return
-            kernels.step(number, self.threads, self._counter.ctypes.data, *self._task)
+            kernels.step(number, self.threads, self._counter.ctypes.data, LAYOUT.ctypes.data, *self._task)
             self._done.release()
 
 
@@ -218,7 +221,7 @@ def pack(weights: list[Tensor], biases: list[Tensor], precision: Precision) -> M
     """Matrices of one shape, outputs × inputs, in panels (see `nn.tiles`)."""
     outputs, inputs = weights[0].shape
     per = PER_STEP[precision]
-    panels, steps = -(-outputs // PANEL), -(-inputs // per)
+    panels, steps = -(-outputs // PANEL), -(-inputs // (per * GRID)) * GRID
     packed = _aligned((len(weights), panels, steps * PANEL * 4), np.uint8)
     scales = np.ones((len(weights), outputs), np.float32)
     for index, weight in enumerate(weights):

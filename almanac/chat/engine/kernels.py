@@ -21,8 +21,8 @@ PAGE = 32
 """Tokens in a page of keys and values: a panel's outputs."""
 PANEL = 32
 """Outputs in a panel of weights."""
-ROWS = 8
-"""Rows that are multiplied at once."""
+ROWS = 32
+"""Rows whose products with a panel are made one after the other, while the panel is near."""
 INT8, BF16, FP32 = 0, 1, 2
 _ALIKE = 8
 """Tokens of one sequence whose attention is computed together."""
@@ -31,6 +31,8 @@ _intrinsic: Any = intrinsic  # which it makes of a function, no signature tells
 _TILES = {(kind, rows): tiles.tile(kind, rows, 2) for kind in tiles.PER_STEP for rows in (1, 2, 3, 4, 8)}
 _int8_1, _int8_2, _int8_3, _int8_4, _int8_8 = (_TILES["int8", rows] for rows in (1, 2, 3, 4, 8))
 _bf16_1, _bf16_2, _bf16_3, _bf16_4, _bf16_8 = (_TILES["bf16", rows] for rows in (1, 2, 3, 4, 8))
+_int8_grid, _int8_grids = tiles.grid("int8", 1), tiles.grid("int8", 2)
+_bf16_grid, _bf16_grids = tiles.grid("bf16", 1), tiles.grid("bf16", 2)
 _fp32_1, _fp32_2, _fp32_3, _fp32_4, _fp32_8 = (_TILES["fp32", rows] for rows in (1, 2, 3, 4, 8))
 
 
@@ -41,6 +43,8 @@ class Shape(NamedTuple):
     """Of weights: INT8, BF16, FP32."""
     kept: int
     """Of keys and values: BF16 or FP32."""
+    grids: int
+    """Whether the processor's matrix unit multiplies; inputs are then rounded to bfloat16 for BF16."""
     layers: int
     width: int
     heads: int
@@ -121,6 +125,8 @@ class Work(NamedTuple):
     """float32, rows × the most inputs."""
     bytes: np.ndarray
     """int8, the same in eight bits."""
+    halves: np.ndarray
+    """uint16, the same as bfloat16."""
     step: np.ndarray
     """float32, of each row: of its eight bits."""
     total: np.ndarray
@@ -254,14 +260,19 @@ def multiply(kind, x, x_step, rows, panel, steps, sums, sums_step):
 
 
 @compiled_exactly
-def project(thread, threads, kind, rows, work, matrices, layer, out, add):
+def project(thread, threads, kind, grids, rows, work, matrices, layer, out, add):
     """The layer's matrix times all rows' inputs, a part of its outputs by each thread.
 
     Args:
         out: float32, rows × at least the outputs; written to, or with `add`, added to.
     """
     panels, scale, bias = matrices.panels[layer], matrices.scale[layer], matrices.bias[layer]
-    x = work.bytes if kind == INT8 else work.inputs.view(np.int8)
+    if kind == INT8:
+        x = work.bytes
+    elif grids:
+        x = work.halves.view(np.int8)
+    else:
+        x = work.inputs.view(np.int8)
     sums, floats = work.sums[thread], work.floats[thread]
     first, last = len(panels) * thread // threads, len(panels) * (thread + 1) // threads
     outputs = len(scale)
@@ -272,17 +283,20 @@ def project(thread, threads, kind, rows, work, matrices, layer, out, add):
         address = panels.ctypes.data + panel * panels.strides[0]
         for row in range(0, rows, ROWS):
             count = min(ROWS, rows - row)
-            sums[:count] = 0
-            multiply(
-                kind,
-                x.ctypes.data + row * x.strides[0],
-                x.strides[0],
-                count,
-                address,
-                matrices.steps,
-                sums.ctypes.data,
-                sums.strides[0],
-            )
+            here, there, steps = x.ctypes.data + row * x.strides[0], sums.ctypes.data, matrices.steps
+            if grids:  # what the unit computes of rows that there are not is left
+                steps //= tiles.GRID
+                if kind == INT8 and count > tiles.GRID:
+                    _int8_grids(here, x.strides[0], address, steps, there, sums.strides[0])
+                elif kind == INT8:
+                    _int8_grid(here, x.strides[0], address, steps, there, sums.strides[0])
+                elif count > tiles.GRID:
+                    _bf16_grids(here, x.strides[0], address, steps, there, sums.strides[0])
+                else:
+                    _bf16_grid(here, x.strides[0], address, steps, there, sums.strides[0])
+            else:
+                sums[:count] = 0
+                multiply(kind, here, x.strides[0], count, address, steps, there, sums.strides[0])
             for r in range(count):
                 target = out[row + r, start : start + end]
                 if kind == INT8:
@@ -314,6 +328,24 @@ def to_bytes(work, row, size):
         found[i] = value
         total += value
     work.step[row], work.total[row] = most / float32(127), total
+
+
+@compiled_exactly
+def _rounded(value):
+    """A float32 as bfloat16's bits, to the nearest, of two to the even one."""
+    bits = _bits(value)
+    return (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
+
+
+@compiled_exactly
+def ready(work, row, size, shape):
+    """A row of inputs in the form in which it is multiplied."""
+    if shape.kind == INT8:
+        to_bytes(work, row, size)
+    elif shape.grids:
+        x, halves = work.inputs[row], work.halves[row]
+        for i in range(size):
+            halves[i] = _rounded(x[i])
 
 
 @compiled
@@ -365,13 +397,6 @@ def _norm_and_turn(x, weight, shape, turn):
             first, second = x[i], x[half + i]
             x[i] = first * turn[0, i] - second * turn[1, i]
             x[half + i] = second * turn[0, i] + first * turn[1, i]
-
-
-@compiled_exactly
-def _rounded(value):
-    """A float32 as bfloat16's bits, to the nearest, of two to the even one."""
-    bits = _bits(value)
-    return (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
 
 
 @compiled_exactly
@@ -488,13 +513,14 @@ def attend(thread, layer, head, first_row, count, shape, rows, weights, pages, w
 
 
 @compiled_exactly
-def step(thread, threads, counter, shape, weights, pages, rows, work, logits):
+def step(thread, threads, counter, layout, shape, weights, pages, rows, work, logits):
     """A thread's part of a forward step; all threads call it at once.
 
     Args:
         thread: which of them.
         threads: how many.
         counter: address of a 64-bit 0, aligned, that they share.
+        layout: address of `tiles.LAYOUT`.
         shape: the model's.
         weights: the model's.
         pages: keys and values; read, and written to.
@@ -502,16 +528,17 @@ def step(thread, threads, counter, shape, weights, pages, rows, work, logits):
         work: `work.x` holds their embeddings.
         logits: float32, wanted rows × outputs of the head; written to.
     """
-    count, kind = len(rows.positions), shape.kind
+    count, kind, grids = len(rows.positions), shape.kind, shape.grids
+    if grids:
+        tiles.begin_grids(layout)
     begin, end = count * thread // threads, count * (thread + 1) // threads
     queries = shape.heads * shape.head_dim
     for layer in range(shape.layers):
         for row in range(begin, end):
             normalise(work.x[row], work.inputs[row], weights.norms[layer, 0], shape.layer_norm, shape.norm_eps)
-            if kind == INT8:
-                to_bytes(work, row, shape.width)
+            ready(work, row, shape.width, shape)
         meet(counter, threads)
-        project(thread, threads, kind, count, work, weights.qkv, layer, work.wide, False)
+        project(thread, threads, kind, grids, count, work, weights.qkv, layer, work.wide, False)
         meet(counter, threads)
         for row in range(begin, end):
             keep(row, layer, shape, rows, weights, pages, work)
@@ -527,31 +554,30 @@ def step(thread, threads, counter, shape, weights, pages, rows, work, logits):
                 turn += 1
             row += alike
         meet(counter, threads)
-        if kind == INT8:
+        if kind == INT8 or grids:
             for row in range(begin, end):
-                to_bytes(work, row, queries)
+                ready(work, row, queries, shape)
             meet(counter, threads)
-        project(thread, threads, kind, count, work, weights.out, layer, work.x, True)
+        project(thread, threads, kind, grids, count, work, weights.out, layer, work.x, True)
         meet(counter, threads)
         for row in range(begin, end):
             normalise(work.x[row], work.inputs[row], weights.norms[layer, 1], shape.layer_norm, shape.norm_eps)
-            if kind == INT8:
-                to_bytes(work, row, shape.width)
+            ready(work, row, shape.width, shape)
         meet(counter, threads)
-        project(thread, threads, kind, count, work, weights.up, layer, work.wide, False)
+        project(thread, threads, kind, grids, count, work, weights.up, layer, work.wide, False)
         meet(counter, threads)
         for row in range(begin, end):
             activate(work, row, shape.hidden, shape.gated)
-            if kind == INT8:
-                to_bytes(work, row, shape.hidden)
+            ready(work, row, shape.hidden, shape)
         meet(counter, threads)
-        project(thread, threads, kind, count, work, weights.down, layer, work.x, True)
+        project(thread, threads, kind, grids, count, work, weights.down, layer, work.x, True)
         meet(counter, threads)
     wanted = rows.wanted
     begin, end = len(wanted) * thread // threads, len(wanted) * (thread + 1) // threads
     for row in range(begin, end):
         normalise(work.x[wanted[row]], work.inputs[row], weights.last_norm, shape.layer_norm, shape.norm_eps)
-        if kind == INT8:
-            to_bytes(work, row, shape.width)
+        ready(work, row, shape.width, shape)
     meet(counter, threads)
-    project(thread, threads, kind, len(wanted), work, weights.head, 0, logits, False)
+    project(thread, threads, kind, grids, len(wanted), work, weights.head, 0, logits, False)
+    if grids:
+        tiles.end_grids()
