@@ -144,4 +144,4 @@ def test_an_answer_can_be_stopped(chat):
     assert answers(chat) == [cut] and not chat.locator("div.remark p.ended").count()
     chat.get_by_label("number input for Tokens of an answer, at most").fill("16")
     say(chat, "And again")
-    assert len(answers(chat)) == 2 and answers(chat)[0] == cut
+    assert len(answers(chat)) == 2 and answers(chat)[0].startswith(cut)  # and what came while it was being stopped
