@@ -152,6 +152,7 @@ class ChatBody(_Body):
     """A request for `/v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
@@ -160,7 +161,6 @@ class ChatBody(_Body):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool = True
-    continue_final_message: bool = False
 
     @property
     def most(self) -> int | None:
@@ -200,7 +200,6 @@ class CompletionBody(_Body):
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     suffix: str | None = None
-    best_of: int | None = None
 
 
 def listed(given: str | list[str] | list[int] | list[list[int]], field: str) -> list[str] | list[list[int]]:

@@ -13,17 +13,21 @@ from collections.abc import Sequence as Row
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from almanac.chat.engine.core import Core, Counts, Drawn, Guessing
+from almanac.chat.engine.core import Core, Counts, Drawn, Guessing, Runner
 from almanac.chat.engine.cpu import CpuRunner, Precision
 from almanac.chat.engine.draft import DraftModel
+from almanac.chat.engine.gpu import TorchRunner
 from almanac.chat.engine.pages import PAGE
 from almanac.chat.engine.request import Reason, Sampling, Sequence, TokenLogprob
 from almanac.chat.engine.scheduler import DEFAULT, Limits
 from almanac.chat.engine.speculate import PromptLookup
+from almanac.chat.model import Transformer
 from almanac.chat.models import ChatModel
 from almanac.chat.structure import TokenGrammar
 from almanac.chat.tokenizer import Text
@@ -204,19 +208,17 @@ class Engine:
         if precision not in ("int8", "bf16", "fp32"):
             raise UserError(f"unknown precision '{precision}'", "use auto, int8, bf16, fp32")
         self.precision = precision
-        self.threads = options.threads or len(os.sched_getaffinity(0))
-        self.context = model.config.context
-        rows = min(options.limits.rows, max(self.context, 64))
+        rows = min(options.limits.rows, max(model.config.context, 64))
         limits = replace(options.limits, rows=rows)
-        self.pages = self._pages(CpuRunner.page_bytes(model.network, precision), limits)
-        runner = CpuRunner(model.network, precision, self.pages, self.threads, rows)
+        self.pages = self._pages(model.network, where, limits)
+        self.context = min(model.config.context, self.pages * PAGE)
         guessing = Guessing(PromptLookup()) if options.guess else None
         if draft is not None:
-            guessing = Guessing(self._drafting(draft, precision, rows))
+            guessing = Guessing(self._drafting(draft, where, rows))
+        runner = self._runner(model.network, where, rows)
         self.core = Core(runner, self.pages, model.vocabulary.ends, self.context, limits, guessing)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="engine")
-        self._closed = False
         self._thread.start()
 
     @property
@@ -285,9 +287,7 @@ class Engine:
         """Nobody wants the answer any more: its pages are free before the next step."""
 
         def cancel() -> None:
-            for (
-                sequence
-            ) in ticket.sequences:  # in order: a sibling that has not begun takes the place of the one before
+            for sequence in ticket.sequences:  # in order: a sibling that has not begun takes the former's place
                 self.core.cancel(sequence)
 
         self._inbox.put(cancel)
@@ -367,25 +367,33 @@ class Engine:
         wrong = next((token for token in ask.prompt if not 0 <= token < self.model.config.vocabulary), None)
         if wrong is not None:
             raise UserError(f"there is no token {wrong}", f"tokens are 0 to {self.model.config.vocabulary - 1}")
-        needed = -(-(len(ask.prompt) + 1) // PAGE)
-        if needed > self.pages:
-            what = f"the prompt has {len(ask.prompt):,} tokens, and there is memory for {self.pages * PAGE:,}"
-            raise UserError(what, "shorten it, or give the server more memory")
 
-    def _drafting(self, draft: ChatModel, precision: Precision, rows: int) -> DraftModel:
+    def _runner(self, network: Transformer, where: torch.device, rows: int) -> Runner:
+        """What computes a network's steps there."""
+        if where.type == "cpu":
+            threads = self.options.threads or len(os.sched_getaffinity(0))
+            return CpuRunner(network, cast(Precision, self.precision), self.pages, threads, rows)
+        if self.precision == "int8":
+            raise UserError("eight bits are computed on CPUs only", "give --dtype bf16 or fp32, or --device cpu")
+        return TorchRunner(network.to(where, torch.bfloat16 if self.precision == "bf16" else torch.float32), self.pages)
+
+    def _drafting(self, draft: ChatModel, where: torch.device, rows: int) -> DraftModel:
         """A smaller model to guess."""
         if draft.config.vocabulary != self.model.config.vocabulary:
             what = f"the draft has {draft.config.vocabulary:,} tokens, and the model {self.model.config.vocabulary:,}"
             raise UserError(what, "take a smaller model of the same family")
-        runner = CpuRunner(draft.network, precision, self.pages, self.threads, rows)
-        return DraftModel(runner, self.pages, rows, draft.config.context)
+        return DraftModel(self._runner(draft.network, where, rows), self.pages, rows, draft.config.context)
 
-    def _pages(self, page_bytes: int, limits: Limits) -> int:
-        wanted = limits.running * -(-self.context // PAGE)
+    def _pages(self, network: Transformer, where: torch.device, limits: Limits) -> int:
+        """How many pages there is memory for: at least two, or by default a text of full length."""
+        page_bytes = CpuRunner.page_bytes(network, cast(Precision, self.precision))
         if self.options.memory:
-            return max(int(self.options.memory * 2**30 / page_bytes), 1)
+            return max(int(self.options.memory * 2**30 / page_bytes), 2)
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return max(min(wanted, int(free / 4 / page_bytes)), -(-self.context // PAGE))
+        if where.type == "cuda":
+            free = torch.cuda.mem_get_info(where)[0]
+        whole = -(-network.config.context // PAGE)
+        return max(min(limits.running * whole, int(free / 4 / page_bytes)), whole)
 
 
 def _add(answers: Row[Answer], part: Part) -> None:
