@@ -1,6 +1,6 @@
 """The chat engine beside transformers, llama.cpp and vLLM on a CPU: the same random weights in the shape of SmolLM2-135M, the same
-requests, the engines in turn, each in a process of its own and the peers in environments
-of their own, which are made on the first run. What less precise weights cost in answers stands beside the speed."""
+requests, the engines in turn, each in a process of its own and the peers in environments of their own, which are made on the first run.
+What less precise weights cost in answers stands beside the speed."""
 
 import json
 import os

@@ -1,7 +1,6 @@
 """One engine of the chat benchmark, in a process (and for a peer in an environment) of its own: `python chat_engines.py ENGINE MODEL
-THREADS`. It reads a line of JSON for each piece of work, `{"requests", "prompt",
-"tokens", "seed"}`, does it, and writes a line: when each token of each request came, and the CPU time that it took. Only the standard
-library is imported before the engine's own."""
+THREADS`. It reads a line of JSON for each piece of work, `{"requests", "prompt", "tokens", "seed"}`, does it, and writes a line: when
+each token of each request came, and the CPU time that it took. Only the standard library is imported before the engine's own."""
 
 import json
 import os

@@ -1,5 +1,5 @@
-"""Which replica a request goes to: the one that has likely answered what begins alike, whose pages it then finds again, unless that
-one has much more to do than another."""
+"""Which replica a request goes to: the one that has likely answered what begins alike, whose pages it then finds again, unless that one
+has much more to do than another."""
 
 import hashlib
 import json

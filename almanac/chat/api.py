@@ -1,5 +1,5 @@
-"""OpenAI's text API: chat and plain completions, embeddings, and the models' list; `/tokenize`, `/detokenize`, `/health` and
-`/metrics` as open servers have them. Accounts and billing are left to who includes the router."""
+"""OpenAI's text API: chat and plain completions, embeddings, and the models' list; `/tokenize`, `/detokenize`, `/health` and `/metrics`
+as open servers have them. Accounts and billing are left to who includes the router."""
 
 import asyncio
 import base64
@@ -21,6 +21,7 @@ from almanac.chat.meters import Meters
 from almanac.chat.moderation import Moderator
 from almanac.chat.replies import ChatReply, CompletionReply
 from almanac.chat.requests import (
+    UPLOAD,
     ChatBody,
     CompletionBody,
     DetokenizeBody,
@@ -33,8 +34,6 @@ from almanac.chat.structure import Forms
 from almanac.runtime import serving
 from almanac.runtime.serving import Refused
 
-UPLOAD = 16 * 2**20
-"""Bytes of a request."""
 MOST_TEXTS = 256
 """Prompts × answers of a request."""
 MOST_TOKENS = 2**20

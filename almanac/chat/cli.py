@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Serve a model by OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /metrics.
 
-    Many conversations are answered at a time, and what one is answered does not depend on the others. What begins like an earlier
-    text is not computed again. More than --max-queue waiting texts are refused with 429.
+    Many conversations are answered at a time, and what one is answered does not depend on the others. What begins like an earlier text
+    is not computed again. More than --max-queue waiting texts are refused with 429.
 
     Args:
         model: the path of a folder of Hugging Face's (GPT-2, Llama, Mistral, Qwen2, Qwen3) or of a .gguf file, or hf://owner/repo
@@ -55,9 +55,8 @@ def serve(
         threads: that compute on a CPU; 0: one for each core.
         drain_seconds: after SIGTERM, how long what is being answered may take.
         cluster: the address of a Ray (auto, host:port), or local, for one on this machine for the time being: the model is served by
-            --replicas
-            processes, each with a part of its processors; what begins alike goes to the same, and what one that dies had accepted is
-            asked of another.
+            --replicas processes, each with a part of its processors; what begins alike goes to the same, and what one that dies had
+            accepted is asked of another.
         replicas: with --cluster, how many.
         device: auto, cpu or cuda ($ALMANAC_DEVICE).
     """
@@ -155,7 +154,7 @@ def complete(
         logprobs = [each.logprob for each in answer.logprobs]
         console.result({"text": answer.text, "tokens": answer.tokens, "logprobs": logprobs}, json)
     else:
-        for piece in _pieces(engine, ask):
+        for piece in engine.pieces(ask):
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
@@ -174,8 +173,8 @@ def repl(
 ) -> None:
     """Talk with a model in the terminal.
 
-    /new begins anew, /retry answers again, /undo takes the last question back, /system TEXT says how to be, /save FILE
-    writes the conversation down, /quit or Ctrl-D ends. Ctrl-C stops an answer.
+    /new begins anew, /retry answers again, /undo takes the last question back, /system TEXT says how to be, /save FILE writes the
+    conversation down, /quit or Ctrl-D ends. Ctrl-C stops an answer.
 
     Args:
         model: the path of a folder of Hugging Face's or of a .gguf file, or hf://owner/repo.
@@ -199,7 +198,7 @@ def repl(
     engine = _engine(model, dtype, device)
 
     def answer(messages: list[dict[str, str]]) -> Iterator[str]:
-        return _pieces(engine, Ask(engine.model.template.encode(messages), Sampling(max_tokens, temperature)))
+        return engine.pieces(Ask(engine.model.template.encode(messages), Sampling(max_tokens, temperature)))
 
     verb.talk(answer, system)
     engine.close()
@@ -269,22 +268,6 @@ def _engine(
     limits = Limits(rows=max_step_tokens, running=max_running)
     options = Options(dtype, device, threads, kv_gigabytes, guess, limits, max_queue)
     return Engine(models.load(model), options, models.load(draft) if draft else None)
-
-
-def _pieces(engine: Any, ask: Any) -> Iterator[str]:
-    """An answer's pieces as they come; whoever stops listening stops it."""
-    import queue
-
-    told: queue.SimpleQueue = queue.SimpleQueue()
-    ticket = engine.submit(ask, lambda _, part: told.put(part))
-    part = None
-    try:
-        while part is None or part.reason is None:
-            part = told.get()
-            if part.text:
-                yield part.text
-    finally:
-        engine.cancel(ticket)
 
 
 def _check(**given: tuple[float, float, float]) -> None:

@@ -1,5 +1,5 @@
-"""What people think of answers: thumbs and comments, kept with the exact tokens that they are about and how those were drawn, so that
-a later model can learn from them. SQLite; one file."""
+"""What people think of answers: thumbs and comments, kept with the exact tokens that they are about and how those were drawn, so that a
+later model can learn from them. SQLite; one file."""
 
 import hashlib
 import json

@@ -1,5 +1,5 @@
-"""llama.cpp's files: weights, config, tokenizer and chat template in one, often in four or eight bits, which become floats here.
-`gguf` reads the format; what its names and orders mean for our network is said here."""
+"""llama.cpp's files: weights, config, tokenizer and chat template in one, often in four or eight bits, which become floats here. `gguf`
+reads the format; what its names and orders mean for our network is said here."""
 
 import re
 from dataclasses import dataclass

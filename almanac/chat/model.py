@@ -1,6 +1,6 @@
-"""A decoder-only transformer that is GPT-2, Llama, Mistral, Qwen2 or Qwen3, by its config: which norm, which positions, which biases, how
-many heads share keys. Names of parameters are those of Llama's published checkpoints. It is what is trained, and what the engine's own
-computations are compared with; how keys and values of earlier tokens are kept is left to who calls it."""
+"""A decoder-only transformer that is GPT-2, Llama, Mistral, Qwen2 or Qwen3, by its config: which norm, which positions, which biases,
+how many heads share keys. Names of parameters are those of Llama's published checkpoints. It is what is trained, and what the engine's
+own computations are compared with; how keys and values of earlier tokens are kept is left to who calls it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

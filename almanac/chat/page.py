@@ -327,7 +327,7 @@ def _at(index: Any) -> int:
 
 def _model() -> str:
     """The name of the model to talk with."""
-    given = os.environ.get("ALMANAC_CHAT_MODEL") or next(iter(hub.shipped_weights("chat")), "")
+    given = os.environ.get("ALMANAC_CHAT_MODEL", "")
     if not given:
         raise UserError(
             "no language model is on this machine",
@@ -338,8 +338,7 @@ def _model() -> str:
 
 @lru_cache(maxsize=1)
 def _engine(device: str) -> Engine:
-    given = os.environ.get("ALMANAC_CHAT_MODEL") or hub.shipped_weights("chat")[0]
-    return Engine(models.load(given), Options(device=device))
+    return Engine(models.load(os.environ["ALMANAC_CHAT_MODEL"]), Options(device=device))
 
 
 @lru_cache(maxsize=1)

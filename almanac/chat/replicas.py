@@ -6,10 +6,11 @@ import json
 import logging
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from almanac.chat import affinity
+from almanac.chat.requests import UPLOAD
 from almanac.runtime import serving
 from almanac.runtime.cluster import Fleet, ReplicaDied
 
@@ -23,20 +24,17 @@ _LOG = logging.getLogger(__name__)
 def application(fleet: Fleet) -> FastAPI:
     """The API of a fleet."""
     app = FastAPI(title="Almanac Chat", docs_url=None, redoc_url=None)
+    serving.answer_errors(app)
+    api = APIRouter(route_class=serving.openai_route(UPLOAD))
 
-    @app.api_route("/{path:path}", methods=["GET", "POST"])
+    @api.api_route("/{path:path}", methods=["GET", "POST"])
     async def forward(request: Request, path: str) -> Response:
         body = await request.body()
-        if len(body) > 16 * 2**20:
-            return serving.error_response(serving.Refused("the request is larger than 16 MB", "send less", 413))
         key = affinity.key_of(request.headers.get("authorization", ""), body)
         headers = [(name, value) for name, value in request.headers.items() if name not in ("host", "content-length")]
-        ask = (key, request.method, f"/{path}", headers, body)
-        try:
-            return await serving.attended(request, _answered(fleet, ask))
-        except Exception as error:
-            return serving.error_response(error)
+        return await serving.attended(request, _answered(fleet, (key, request.method, f"/{path}", headers, body)))
 
+    app.include_router(api)
     return app
 
 

@@ -9,6 +9,8 @@ from almanac.chat.engine.request import Sampling
 from almanac.chat.structure import Forms, TokenGrammar
 from almanac.runtime.serving import Refused
 
+UPLOAD = 16 * 2**20
+"""Bytes of a request."""
 MOST_ANSWERS = 16
 MOST_TOP_LOGPROBS = 20
 

@@ -1,6 +1,6 @@
 """Words to tokens and back, by `tokenizers`: from tokenizer.json, or GPT-2's vocab.json and merges.txt. What a person types is never
-read as a special token;
-what a chat template says is. Text comes out piece by piece, in whole characters, and ends before the strings that are to end it."""
+read as a special token; what a chat template says is. Text comes out piece by piece, in whole characters, and ends before the strings
+that are to end it."""
 
 import json
 from collections.abc import Iterable, Sequence

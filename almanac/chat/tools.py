@@ -1,5 +1,5 @@
-"""Functions that a model may call: how the three common kinds of models write a call, read while it is being written, and grammars
-that force one. Which kind a model is of, its chat template says."""
+"""Functions that a model may call: how the three common kinds of models write a call, read while it is being written, and grammars that
+force one. Which kind a model is of, its chat template says."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """The tour of ChatGPT: many conversations at once on one engine, when each of them was served, and that none of them was answered
-otherwise than alone. Without a model of one's own
-(ALMANAC_CHAT_MODEL) the weights are random: what is shown is how answers are served, not what they say."""
+otherwise than alone. Without a model of one's own (ALMANAC_CHAT_MODEL) the weights are random: what is shown is how answers are served,
+not what they say."""
 
 import os
 import threading

@@ -1,10 +1,10 @@
-"""The inner loop of all that a CPU computes for a language model: a few rows of numbers times a panel of packed weights. It is written in
-LLVM's own terms, because what makes it fast are instructions that no Python loop becomes: sums of four products of eight bits (VNNI),
-or weights in bfloat16 that become float32 on the way. Where a processor lacks them, LLVM makes others of it with the same result; where it
-has a matrix unit, `grid` has that do it.
+"""The inner loop of all that a CPU computes for a language model: a few rows of numbers times a panel of packed weights. It is written
+in LLVM's own terms, because what makes it fast are instructions that no Python loop becomes: sums of four products of eight bits
+(VNNI), or weights in bfloat16 that become float32 on the way. Where a processor lacks them, LLVM makes others of it with the same
+result; where it has a matrix unit, `grid` has that do it.
 
-Each row's sums are made in the same order however many rows there are, so that what becomes of a row never depends on the others:
-a served answer does not depend on who else is being served.
+Each row's sums are made in the same order however many rows there are, so that what becomes of a row never depends on the others: a
+served answer does not depend on who else is being served.
 
 A panel holds `vectors` × 16 outputs, and for each step of its inner loop 64 bytes for each 16 of them: four numbers of eight bits an
 output, two of bfloat16, or one of float32."""
@@ -68,9 +68,8 @@ def tile(kind: str, rows: int, vectors: int) -> Any:
     """The product of so many rows and a panel, for compiled functions to call: `(x, x_step, weights, steps, sums, sums_step)`.
 
     They are the addresses of the first row, of the panel (aligned to 64 bytes) and of the first row's sums, with the distance of rows
-    in bytes;
-    `steps` is how often the inner loop turns, at least once. Sums are added to what is there, int32 for `int8`, else float32. Inputs
-    are int8 for `int8`, else float32.
+    in bytes; `steps` is how often the inner loop turns, at least once. Sums are added to what is there, int32 for `int8`, else float32.
+    Inputs are int8 for `int8`, else float32.
 
     Args:
         kind: of the weights: `int8`, `bf16`, `fp32`.
@@ -143,8 +142,8 @@ def has_grids() -> bool:
 
 
 def grid(kind: str, blocks: int) -> Any:
-    """The product of 16 or 32 rows and a panel by the matrix unit, as `tile`'s, but that `steps` counts sixteen at a time, that sums are
-    written and not added to, and that inputs are bfloat16 for `bf16`. It may only be called between `begin_grids` and `end_grids`.
+    """The product of 16 or 32 rows and a panel by the matrix unit, as `tile`'s, but that `steps` counts sixteen at a time, that sums
+    are written and not added to, and that inputs are bfloat16 for `bf16`. It may only be called between `begin_grids` and `end_grids`.
 
     Args:
         kind: `int8` or `bf16`.

@@ -163,7 +163,8 @@ def fleet(
         at_once: requests that a replica takes.
 
     Raises:
-        UserError: there is no Ray at the address; this machine can't hold the replicas; or what `build` raised.
+        UserError: there is no Ray at the address, or this machine can't hold the replicas.
+        RunFailed: they did not start, as where `build` fails.
     """
     with _connected(address, replicas * cpus, replicas * gpus) as ray:
         from ray import serve
@@ -185,7 +186,11 @@ def fleet(
         )
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         try:
-            handle = serve.run(cast(Any, deployment).bind(build), name="almanac", route_prefix=None)
+            try:
+                handle = serve.run(cast(Any, deployment).bind(build), name="almanac", route_prefix=None)
+            except RuntimeError as error:
+                reason = (str(error).splitlines() or [""])[-1].strip()
+                raise RunFailed(f"the replicas did not start ({reason})", "try one alone, without a cluster") from None
             yield Fleet(handle, (ray.exceptions.RayError, RayServeException))
         finally:
             serve.shutdown()

@@ -4,6 +4,7 @@ listening on an address. What is served is in the systems' `api.py`."""
 import asyncio
 import logging
 import math
+import resource
 import socket
 import threading
 from collections import deque
@@ -126,7 +127,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, listener: socket.socket, drain_seconds: float = 3.0) -> None:
-    """Serve an application until it is interrupted; what is going on then has a few seconds to end."""
+    """Serve an application until it is interrupted; what is going on then has a few seconds to end. It takes as many connections as the
+    system lets it, not the thousand that a shell begins with."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, most), most))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=math.ceil(drain_seconds))
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -51,8 +51,8 @@ def test_a_replica_with_much_to_do_is_spared():
 @pytest.mark.parametrize(("replicas", "least"), [(2, 1.8), (4, 3.4)])
 def test_replicas_answer_as_many_times_more(replicas, least):
     """Conversations of 300 users with system prompts of their own, of which a replica remembers 100: each request costs its prompt,
-    unless the replica knows it, and its answer. By the router the work is
-    divided, and what is remembered too; at random it is divided as well, but everybody's prompts are computed everywhere."""
+    unless the replica knows it, and its answer. By the router the work is divided, and what is remembered too; at random it is divided
+    as well, but everybody's prompts are computed everywhere."""
     alone, apart, at_random = (
         _time(count, choose) for count, choose in ((1, True), (replicas, True), (replicas, False))
     )

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,6 @@ from almanac.chat.model import Config, Transformer
 from almanac.nn.embeddings import Rope
 from almanac.runtime.errors import UserError
 from tests.chat import made
-
-gguf = pytest.importorskip("gguf")
 
 CONFIGS = {
     "llama": Config(400, 64, 2, 4, 2, 16, 96, 256),

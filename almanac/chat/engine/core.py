@@ -1,6 +1,6 @@
 """The engine's core: texts of tokens in, their continuations out, many at a time. Each step it asks the scheduler what to compute, has
-it computed, and draws a
-token for every text whose last one was computed. It knows nothing of words, HTTP or who asks; one thread uses it.
+it computed, and draws a token for every text whose last one was computed. It knows nothing of words, HTTP or who asks; one thread uses
+it.
 
 Its law: what a text becomes does not depend on who else is served, nor on how its tokens came into steps."""
 

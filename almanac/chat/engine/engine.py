@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Row
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -304,6 +304,24 @@ class Engine:
         while any(answer.reason is None for answer in answers):
             _add(answers, told.get())
         return answers
+
+    def pieces(self, ask: Ask) -> Iterator[str]:
+        """Ask for one answer, and get its text as it comes; who stops listening cancels.
+
+        Raises:
+            UserError: as `submit`.
+        """
+        told: queue.SimpleQueue[Part] = queue.SimpleQueue()
+        ticket = self.submit(ask, lambda ticket, part: told.put(part))
+        try:
+            reason = None
+            while reason is None:
+                part = told.get()
+                reason = part.reason
+                if part.text:
+                    yield part.text
+        finally:
+            self.cancel(ticket)
 
     def follow(self, asks: Row[Ask]) -> "Following":
         """Ask, from an event loop, and follow the answers there.

@@ -1,6 +1,6 @@
 """A model in PyTorch, on a GPU or wherever else: the network itself, with attention that reads keys and values from pages. Rows are
-computed together by libraries that may
-order their sums by how many there are, so that here an answer's last digits may depend on its company, as `engine.cpu`'s never do."""
+computed together by libraries that may order their sums by how many there are, so that here an answer's last digits may depend on its
+company, as `engine.cpu`'s never do."""
 
 from itertools import pairwise
 

@@ -1,9 +1,7 @@
 """One forward step of a model on a CPU, as one compiled function that its threads run together: the tokens at hand of all sequences in
-rows, keys
-and values in pages. Products are `nn.tiles`'; between them threads wait for each other. Every row is computed by itself and in an
-order that
-depends on nothing but its own position, so that it comes out bit for bit the same in any company: alone, among others, in parts,
-or behind pages that another request filled.
+rows, keys and values in pages. Products are `nn.tiles`'; between them threads wait for each other. Every row is computed by itself and
+in an order that depends on nothing but its own position, so that it comes out bit for bit the same in any company: alone, among others,
+in parts, or behind pages that another request filled.
 
 Names are those of the network in `chat.model`; how memory is laid out is said at `Weights`, `Pages` and `Work`."""
 
@@ -96,8 +94,8 @@ class Weights(NamedTuple):
 
 
 class Pages(NamedTuple):
-    """Keys and values: uint8, layers × pages × kv_heads × bytes. Keys lie as panels whose outputs are a page's tokens; values as
-    panels of 32 channels, whose inputs are the tokens."""
+    """Keys and values: uint8, layers × pages × kv_heads × bytes. Keys lie as panels whose outputs are a page's tokens; values as panels
+    of 32 channels, whose inputs are the tokens."""
 
     keys: np.ndarray
     values: np.ndarray

@@ -1,5 +1,5 @@
-"""Who is served next: the waiting text of whoever has been served least, counted in tokens (virtual token counters, Sheng et al.
-2024), so that one who asks for much does not keep others waiting."""
+"""Who is served next: the waiting text of whoever has been served least, counted in tokens (virtual token counters, Sheng et al. 2024),
+so that one who asks for much does not keep others waiting."""
 
 from collections import deque
 from collections.abc import Iterator

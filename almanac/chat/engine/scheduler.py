@@ -1,9 +1,7 @@
 """What a step computes. One rule covers all: each text has computed fewer tokens than it has, and is given some of the step; one more
-token of
-an answer is the case "1" of it (iteration-level scheduling, Orca; prompts in parts, Sarathi). Texts that are being answered come
-first, and prompts take no more of the step than
-makes it somewhat longer. Whoever has been served least begins at once, if others have to make room for it; and when pages run out, the
-newest text gives its own back. Both are computed again later, or found."""
+token of an answer is the case "1" of it (iteration-level scheduling, Orca; prompts in parts, Sarathi). Texts that are being answered
+come first, and prompts take no more of the step than makes it somewhat longer. Whoever has been served least begins at once, if others
+have to make room for it; and when pages run out, the newest text gives its own back. Both are computed again later, or found."""
 
 import time
 from collections import Counter

@@ -1,6 +1,6 @@
 """Guesses at what follows, for the model to check several tokens in one step (Leviathan et al. 2023). A guess is taken where it is the
-token that the model draws
-itself, with the random number that belongs to it: so an answer is the same with and without guessing, drawn or greedy."""
+token that the model draws itself, with the random number that belongs to it: so an answer is the same with and without guessing, drawn
+or greedy."""
 
 from collections.abc import Sequence as Row
 from typing import Protocol, runtime_checkable
