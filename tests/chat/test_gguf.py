@@ -1,6 +1,5 @@
 """A model written as llama.cpp's file comes back as it was, or as near as its bits allow."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from almanac.chat import models
 from almanac.chat.model import Config, Transformer
 from almanac.nn.embeddings import Rope
 from almanac.runtime.errors import UserError
+from benchmarks import gguf_file
 from tests.chat import made
 
 CONFIGS = {
@@ -20,76 +20,10 @@ CONFIGS = {
     "qwen2": Config(400, 64, 2, 4, 2, 16, 96, 256, qkv_bias=True, tied=True),
     "qwen3": Config(400, 64, 2, 4, 2, 32, 96, 256, qk_norm=True, rope=Rope(1e6)),
 }
-_PARTS = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
-def write(path: Path, kind: str, network: Transformer, numbers: str, pre: str = "default") -> None:
-    """As llama.cpp's converter does it."""
-    config, tokenizer = network.config, made.tokenizer()
-    writer = gguf.GGUFWriter(path, kind)
-    writer.add_context_length(config.context)
-    writer.add_embedding_length(config.width)
-    writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.hidden)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_freq_base(config.rope.base)
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    special = set(made.SPECIAL)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list([text for text, _ in vocabulary])
-    writer.add_token_types([3 if text in special else 1 for text, _ in vocabulary])
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
-    writer.add_chat_template("{{ messages[0].content }}")
-    for name, tensor in network.state_dict().items():
-        if config.tied and name == "lm_head.weight":
-            continue
-        part, ending = name.rsplit(".", 1)
-        if part.startswith("model.layers."):
-            _, _, layer, rest = part.split(".", 3)
-            part = f"blk.{layer}.{_PARTS[rest]}"
-        else:
-            part = _PARTS[part]
-        values = tensor.numpy()
-        if kind == "llama" and ("attn_q." in f"{part}." or "attn_k." in f"{part}."):
-            heads = config.heads if "attn_q" in part else config.kv_heads
-            values = (
-                values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
-                .swapaxes(1, 2)
-                .reshape(values.shape)
-            )
-        values = np.ascontiguousarray(values)
-        if numbers == "F32" or values.ndim == 1:
-            writer.add_tensor(f"{part}.{ending}", values)
-        elif numbers == "F16":
-            writer.add_tensor(f"{part}.{ending}", values.astype(np.float16))
-        else:
-            quantised = gguf.quants.quantize(values, gguf.GGMLQuantizationType[numbers])
-            writer.add_tensor(f"{part}.{ending}", quantised, raw_dtype=gguf.GGMLQuantizationType[numbers])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def write(path: Path, kind: str, network: Transformer, numbers: str) -> None:
+    gguf_file.write(path, kind, network, made.tokenizer(), "<|im_end|>", numbers, "{{ messages[0].content }}")
 
 
 @pytest.mark.parametrize(("numbers", "error"), [("F32", 0.0), ("F16", 1e-3), ("Q8_0", 5e-3)])
