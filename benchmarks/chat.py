@@ -241,10 +241,9 @@ def _weights(seed: int) -> Path:
 
 
 def _tokenizer() -> Tokenizer:
-    """Byte-level tokens, and others that are numbers: nobody reads them."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, letters[0] + letters[1], *(f"w{number}" for number in range(257, SHAPE.vocabulary - 1))]
-    made = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, [(letters[0], letters[1])]))
+    """Words that are numbers: nobody reads them, and each is whole by itself, so that no engine holds one back."""
+    tokens = ["w", "1", *(f"w{number}" for number in range(1, SHAPE.vocabulary - 2))]
+    made = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, [("w", "1")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(_END, special=True)])
