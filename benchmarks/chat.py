@@ -27,7 +27,7 @@ from almanac.chat.engine.request import Sampling
 from almanac.chat.model import Config, Transformer
 from almanac.runtime import console, hub, results
 from almanac.runtime.errors import UserError
-from benchmarks import gguf_file
+from benchmarks import chat_serving, gguf_file
 
 SHAPE = Config(49_152, 576, 30, 9, 3, 64, 1536, 2048, tied=True)
 """SmolLM2-135M's."""
@@ -71,32 +71,44 @@ def run(
     rounds: int = 3,
     engines: tuple[str, ...] = (),
     threads: int = 0,
+    device: str = "cpu",
+    serving: bool = False,
     write: bool = False,
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Measure the chat engine beside transformers, llama.cpp (q8_0) and vLLM (bf16, compiled) on this machine's CPU.
+    """Measure the chat engine beside transformers, llama.cpp (q8_0) and vLLM (bf16, compiled) on this machine's CPU; or what its server
+    promises to whoever is served beside others.
 
     Args:
         requests: how many are asked at once.
         prompt: tokens of each.
         tokens: of each answer.
-        rounds: times that each engine does each task, in turn; the median counts.
+        rounds: times that each engine does each task, in turn, or each promise is tried; the median counts.
         engines: only these: almanac, transformers, llama.cpp, vllm; default: all.
         threads: of each engine; 0: one for each core.
-        write: whether to write results/chat/bench.json.
+        device: cpu or cuda; on a GPU only ours and transformers are measured.
+        serving: measure the server's promises and nothing else.
+        write: whether to write results/chat/bench.json; with --serving, results/chat/serving.json.
         seed: of weights and prompts.
         json: print one JSON object.
     """
     threads = threads or len(os.sched_getaffinity(0))
-    chosen = [each for each in CONTENDERS if not engines or each.engine in engines]
+    if serving:
+        rows = chat_serving.measure(_weights(seed), threads, rounds, seed)
+        if write:
+            results.write("chat", "serving", rows, seed, threads=threads)
+        console.result({"rows": rows}, json)
+        return
+    able = [each for each in CONTENDERS if device == "cpu" or each.engine in ("almanac", "transformers")]
+    chosen = [each for each in able if not engines or each.engine in engines]
     if not chosen:
         known = ", ".join(dict.fromkeys(each.engine for each in CONTENDERS))
         raise UserError(f"no engine is called {', '.join(engines)}", f"known: {known}")
     folder = _weights(seed)
-    rows: list[dict[str, Any]] = []
+    rows = []
     with ExitStack() as stack:
-        running = {each: stack.enter_context(_Process(each, folder, threads)) for each in chosen}
+        running = {each: stack.enter_context(_Process(each, folder, threads, device)) for each in chosen}
         with console.progress("measuring", len(requests) * rounds * len(chosen), "runs") as advance:
             for count in requests:
                 done: dict[Contender, list[dict[str, Any]]] = {each: [] for each in chosen}
@@ -112,9 +124,9 @@ def run(
             (each for each in rows if each["requests"] == row["requests"] and each["engine"] == "almanac int8"), row
         )
         row["ours_over_it"] = round(ours["decode_tokens_per_second"] / row["decode_tokens_per_second"], 3)
-    rows += _quality(folder, seed)
+    rows += _quality(folder, device, seed)
     if write:
-        results.write("chat", "bench", rows, seed, threads=threads)
+        results.write("chat", "bench" if device == "cpu" else "bench_gpu", rows, seed, threads=threads)
     console.result({"rows": rows}, json)
 
 
@@ -125,9 +137,10 @@ class _Process:
         contender: which.
         folder: holds the weights, in all layouts.
         threads: that it computes with.
+        device: where it computes.
     """
 
-    def __init__(self, contender: Contender, folder: Path, threads: int):
+    def __init__(self, contender: Contender, folder: Path, threads: int, device: str):
         python = _environment(contender.engine)
         model = folder / "model-q8_0.gguf" if contender.engine == "llama.cpp" else folder
         script = Path(__file__).with_name("chat_engines.py")
@@ -135,7 +148,7 @@ class _Process:
         if contender.engine in ("almanac", "transformers"):
             environment["PYTHONPATH"] = str(hub.PROJECT)
         self._log = (folder / f"{contender.engine}.log").open("w")
-        command = [str(python), str(script), contender.engine, str(model), str(threads), contender.precision]
+        command = [str(python), str(script), contender.engine, str(model), str(threads), contender.precision, device]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
         )
@@ -191,11 +204,11 @@ def _figures(contender: Contender, runs: Sequence[dict[str, Any]], requests: int
     }
 
 
-def _quality(folder: Path, seed: int) -> list[dict[str, Any]]:
+def _quality(folder: Path, device: str, seed: int) -> list[dict[str, Any]]:
     """How our precisions agree with float32: greedy tokens, one at a time after the same text, and perplexity of what float32 wrote."""
     model = models.load(str(folder))
     draw = np.random.default_rng(seed)
-    exact = Engine(model, Options("fp32", guess=False))
+    exact = Engine(model, Options("fp32", device, guess=False))
     texts = []
     for _ in range(8):
         prompt = draw.integers(3, SHAPE.vocabulary, 32).tolist()
@@ -204,7 +217,7 @@ def _quality(folder: Path, seed: int) -> list[dict[str, Any]]:
     exact.close()
     reference, rows = [], []
     for precision in ("fp32", "bf16", "int8"):
-        engine = Engine(model, Options(precision, guess=False))
+        engine = Engine(model, Options(precision, device, guess=False))
         likeliest, logprobs = [], []
         for text in texts:
             done = threading.Event()

@@ -1,6 +1,7 @@
 """One engine of the chat benchmark, in a process (and for a peer in an environment) of its own: `python chat_engines.py ENGINE MODEL
-THREADS`. It reads a line of JSON for each piece of work, `{"requests", "prompt", "tokens", "seed"}`, does it, and writes a line: when
-each token of each request came, and the CPU time that it took. Only the standard library is imported before the engine's own."""
+THREADS PRECISION DEVICE`. It reads a line of JSON for each piece of work, `{"requests", "prompt", "tokens", "seed"}`, does it, and writes
+a line: when each token of each request came, and the CPU time that it took. Only the standard library is imported before the engine's
+own."""
 
 import json
 import os
@@ -22,7 +23,7 @@ def prompts(work: Work, vocabulary: int) -> list[list[int]]:
     return [[draw.randrange(3, vocabulary) for _ in range(work["prompt"])] for _ in range(work["requests"])]
 
 
-def almanac(folder: str, threads: int, precision: str) -> Callable[[Work], Times]:
+def almanac(folder: str, threads: int, precision: str, device: str) -> Callable[[Work], Times]:
     """Ours."""
     from almanac.chat.engine.engine import Ask, Engine, Options
     from almanac.chat.engine.request import Sampling
@@ -30,7 +31,8 @@ def almanac(folder: str, threads: int, precision: str) -> Callable[[Work], Times
     from almanac.chat.models import load
 
     model = load(folder)
-    engine = Engine(model, Options(precision, "cpu", threads, guess=False, limits=Limits(rows=512, chunk=512)))
+    rows = 512 if device == "cpu" else 4096
+    engine = Engine(model, Options(precision, device, threads, guess=False, limits=Limits(rows=rows, chunk=rows)))
 
     def run(work: Work) -> Times:
         told: Times = [[] for _ in range(work["requests"])]
@@ -51,14 +53,14 @@ def almanac(folder: str, threads: int, precision: str) -> Callable[[Work], Times
     return run
 
 
-def transformers(folder: str, threads: int, precision: str) -> Callable[[Work], Times]:
+def transformers(folder: str, threads: int, precision: str, device: str) -> Callable[[Work], Times]:
     """Hugging Face's, as a static batch."""
     import torch
     from transformers import AutoModelForCausalLM, LogitsProcessor
 
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
 
     class Clock(LogitsProcessor):
         def __init__(self) -> None:
@@ -69,7 +71,7 @@ def transformers(folder: str, threads: int, precision: str) -> Callable[[Work], 
             return scores
 
     def run(work: Work) -> Times:
-        given = torch.tensor(prompts(work, model.config.vocab_size))
+        given = torch.tensor(prompts(work, model.config.vocab_size), device=device)
         clock, start = Clock(), time.perf_counter()
         with torch.inference_mode():
             model.generate(
@@ -81,7 +83,7 @@ def transformers(folder: str, threads: int, precision: str) -> Callable[[Work], 
     return run
 
 
-def llama_cpp(file: str, threads: int, precision: str) -> Callable[[Work], Times]:
+def llama_cpp(file: str, threads: int, precision: str, device: str) -> Callable[[Work], Times]:
     """llama.cpp's server, within this process."""
     import xllamacpp
 
@@ -122,7 +124,7 @@ def llama_cpp(file: str, threads: int, precision: str) -> Callable[[Work], Times
     return run
 
 
-def vllm(folder: str, threads: int, precision: str) -> Callable[[Work], Times]:
+def vllm(folder: str, threads: int, precision: str, device: str) -> Callable[[Work], Times]:
     """vLLM on a CPU, compiled."""
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -169,9 +171,9 @@ ENGINES = {"almanac": almanac, "transformers": transformers, "llama.cpp": llama_
 
 def main() -> None:
     """Serve work from stdin."""
-    engine, model, threads, precision = sys.argv[1:]
+    engine, model, threads, precision, device = sys.argv[1:]
     answers, sys.stdout = sys.stdout, sys.stderr  # engines chatter
-    run = ENGINES[engine](model, int(threads), precision)
+    run = ENGINES[engine](model, int(threads), precision, device)
     for line in sys.stdin:
         work = json.loads(line)
         before = time.process_time()

@@ -12,7 +12,6 @@ from scipy import stats
 from almanac.chat.engine.core import Core, Guessing
 from almanac.chat.engine.cpu import CpuRunner, Precision
 from almanac.chat.engine.draft import DraftModel
-from almanac.chat.engine.gpu import TorchRunner
 from almanac.chat.engine.request import Sampling, Sequence
 from almanac.chat.engine.scheduler import DEFAULT, Limits
 from almanac.chat.engine.speculate import PromptLookup
@@ -181,15 +180,6 @@ class _Constant:
 
     def forget(self, sequence: Sequence) -> None:
         pass
-
-
-def test_torch_computes_the_same():
-    config = CONFIGS["mistral"]
-    exact = core(config, "fp32")
-    other = Core(
-        TorchRunner(made.network(config), 600), 600, frozenset({END}), config.context, Limits(rows=64, chunk=9)
-    )
-    assert answered(other, PROMPTS, SAMPLINGS["greedy"]) == answered(exact, PROMPTS, SAMPLINGS["greedy"])
 
 
 def test_a_cancelled_text_gives_its_pages_back_at_once():

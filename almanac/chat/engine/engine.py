@@ -22,7 +22,6 @@ from jaxtyping import Float
 from almanac.chat.engine.core import Core, Counts, Drawn, Guessing, Runner
 from almanac.chat.engine.cpu import CpuRunner, Precision
 from almanac.chat.engine.draft import DraftModel
-from almanac.chat.engine.gpu import TorchRunner
 from almanac.chat.engine.pages import PAGE
 from almanac.chat.engine.request import Reason, Sampling, Sequence, TokenLogprob
 from almanac.chat.engine.scheduler import DEFAULT, Limits
@@ -391,9 +390,9 @@ class Engine:
         if where.type == "cpu":
             threads = self.options.threads or len(os.sched_getaffinity(0))
             return CpuRunner(network, cast(Precision, self.precision), self.pages, threads, rows)
-        if self.precision == "int8":
-            raise UserError("eight bits are computed on CPUs only", "give --dtype bf16 or fp32, or --device cpu")
-        return TorchRunner(network.to(where, torch.bfloat16 if self.precision == "bf16" else torch.float32), self.pages)
+        from almanac.chat.engine.gpu import GpuRunner  # needs Triton, which is where PyTorch is made for GPUs
+
+        return GpuRunner(network, cast(Precision, self.precision), self.pages, where)
 
     def _drafting(self, draft: ChatModel, where: torch.device, rows: int) -> DraftModel:
         """A smaller model to guess."""

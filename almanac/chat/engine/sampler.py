@@ -37,10 +37,10 @@ def choose(logits: Float[np.ndarray, " vocabulary"], sampling: Sampling, number:
         number: the random number, in [0, 1).
     """
     if sampling.temperature == 0:
-        return int(_largest(logits))
+        return int(logits.argmax())  # the first, where several are largest
     if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
         return _of_few(logits, sampling, number)
-    return int(_of_all(logits, np.float32(1 / sampling.temperature), number))
+    return int(_of_all(logits, logits.max(), np.float32(1 / sampling.temperature), number))
 
 
 def uniform(seed: int, index: int) -> float:
@@ -51,7 +51,7 @@ def uniform(seed: int, index: int) -> float:
 
 def logprob(logits: Float[np.ndarray, " vocabulary"], token: int, top: int) -> TokenLogprob:
     """How likely a token is, and the likeliest `top`."""
-    total = float(_log_total(logits))
+    total = float(_log_total(logits, logits.max()))
     if not top:
         return TokenLogprob(token, float(logits[token]) - total)
     values, places = torch.topk(torch.from_numpy(logits), min(top, len(logits)))
@@ -106,18 +106,8 @@ def _of_few(logits: np.ndarray, sampling: Sampling, number: float) -> int:
     return int(tokens[min(place, kept - 1)])
 
 
-@compiled_exactly
-def _largest(logits):
-    most = logits.max()
-    for i in range(len(logits)):
-        if logits[i] == most:
-            return i
-    return 0
-
-
 @compiled
-def _log_total(logits):
-    most = logits.max()
+def _log_total(logits, most):
     total = 0.0
     for i in range(len(logits)):
         total += np.exp(logits[i] - most)
@@ -125,8 +115,7 @@ def _log_total(logits):
 
 
 @compiled_exactly
-def _of_all(logits, sharpness, number):
-    most = logits.max()
+def _of_all(logits, most, sharpness, number):
     total = 0.0
     for i in range(len(logits)):
         logits[i] = np.exp((logits[i] - most) * sharpness)
