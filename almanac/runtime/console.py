@@ -69,10 +69,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: four significant digits, a dash for none."""
+    """A value as a table shows it: four significant digits or all before the point, a dash for none."""
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def progress(title: str, total: int, unit: str = "", done: int = 0) -> AbstractContextManager[Callable[..., None]]:
