@@ -21,6 +21,7 @@ from almanac.chat.meters import Meters
 from almanac.chat.moderation import Moderator
 from almanac.chat.replies import ChatReply, CompletionReply
 from almanac.chat.requests import (
+    NOTHING,
     UPLOAD,
     ChatBody,
     CompletionBody,
@@ -139,9 +140,18 @@ class _Server:
             what, hint = f"there is no model '{asked}'", f"this server has {self.name}"
             raise Refused(what, hint, 404, "model", "model_not_found")
 
-    def _tokens(self, texts: list[str] | list[list[int]]) -> list[list[int]]:
+    def _tokens(self, texts: list[str] | list[list[int]], encode: Callable[[str], list[int]]) -> list[list[int]]:
         """The tokens of texts that a client gave in words, or in tokens."""
-        return [self.vocabulary.encode(text) if isinstance(text, str) else self.checked(text) for text in texts]
+        return [encode(text) if isinstance(text, str) else self.checked(text) for text in texts]
+
+    def _begun(self, text: str) -> list[int]:
+        """The tokens of a text to be continued. What begins or ends texts is that token at its very start, where clients say so that
+        there is nothing before it (OpenAI's default prompt, lm-eval's prefix); anywhere else it stays text."""
+        marks = (self.vocabulary.begin, self.vocabulary.end, NOTHING)
+        mark = next((mark for mark in marks if mark and text.startswith(mark)), "")
+        if mark not in self.vocabulary.specials:
+            return self.vocabulary.encode(text)
+        return [self.vocabulary.specials[mark], *self.vocabulary.encode(text.removeprefix(mark), begin=False)]
 
     def checked(self, tokens: list[int]) -> list[int]:
         """Tokens that a client gave."""
@@ -174,7 +184,7 @@ class _Server:
         self.check_model(body.model)
         if body.suffix:
             raise Refused("suffix can't be used", "this model continues texts at their end only", param="suffix")
-        prompts = self._tokens(listed(body.prompt, "prompt"))
+        prompts = self._tokens(listed(body.prompt, "prompt"), self._begun)
         if len(prompts) * (body.n or 1) > MOST_TEXTS:
             what = f"{len(prompts)} prompts with n = {body.n or 1} are more than {MOST_TEXTS} texts"
             raise Refused(what, "ask for fewer at once", param="prompt")
@@ -192,7 +202,7 @@ class _Server:
     async def embed(self, body: EmbeddingBody) -> dict[str, Any]:
         """Embed texts: what their last token becomes, of length 1."""
         self.check_model(body.model)
-        prompts = self._tokens(listed(body.input, "input"))
+        prompts = self._tokens(listed(body.input, "input"), self.vocabulary.encode)
         vectors = await asyncio.to_thread(self._busy_as_429, lambda: self.engine.features(prompts))
         vectors = vectors[:, : body.dimensions]
         vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -11,7 +11,11 @@ from almanac.runtime.serving import Refused
 
 UPLOAD = 16 * 2**20
 """Bytes of a request."""
+NOTHING = "<|endoftext|>"
+"""What OpenAI's API continues where it is given no prompt: the token before a new text."""
 MOST_ANSWERS = 16
+MOST_STOPS = 16
+"""OpenAI takes 4; tasks of lm-eval have more."""
 MOST_TOP_LOGPROBS = 20
 
 
@@ -48,8 +52,8 @@ class _Body(BaseModel):
     def stops(self) -> tuple[str, ...]:
         """Strings that end an answer."""
         found = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if len(found) > 4:
-            raise Refused(f"stop has {len(found)} strings", "give at most 4", param="stop")
+        if len(found) > MOST_STOPS:
+            raise Refused(f"stop has {len(found)} strings", f"give at most {MOST_STOPS}", param="stop")
         if "" in found:
             raise Refused("stop has an empty string", "leave it out", param="stop")
         return found
@@ -198,7 +202,7 @@ class ChatBody(_Body):
 class CompletionBody(_Body):
     """A request for `/v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = "<|endoftext|>"
+    prompt: str | list[str] | list[int] | list[list[int]] = NOTHING
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     suffix: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from almanac.chat.structure import COMPACT, Forms, TokenGrammar
+from almanac.chat.structure import COMPACT, Forms, TokenGrammar, exact
 from almanac.chat.tokenizer import Vocabulary
 from almanac.runtime.errors import UserError
 
@@ -205,7 +205,7 @@ def forced(
             "x-guidance": COMPACT,
         }
         names.append(f"call_{number}")
-        rules.append(f"call_{number}: %json {json.dumps(call)}")
+        rules.append(f"call_{number}: %json {json.dumps(exact(call))}")
     call = "(" + " | ".join(names) + ")"
     begin, end = (_literal(marker, vocabulary) for marker in (style.begin, style.end))
     if style.listed:

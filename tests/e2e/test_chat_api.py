@@ -234,6 +234,25 @@ def test_completions_take_words_lists_and_tokens(server, engine):
         assert "".join(client.stream(HELLO, max_tokens=12, temperature=0)) == chat(server).choices[0].message.content
 
 
+def test_only_at_its_very_start_a_completions_prompt_has_the_token_that_begins_or_ends_texts(server, engine):
+    """There clients mean it, as OpenAI's default prompt does and lm-eval's prefix; anywhere else it is text that someone typed."""
+    vocabulary = engine.model.vocabulary
+    ends = [vocabulary.specials["<|endoftext|>"]]
+    prompts = {
+        "<|endoftext|>": ends,
+        "<|im_end|>The fox": [vocabulary.specials["<|im_end|>"], *vocabulary.encode("The fox")],
+        "<|endoftext|><|endoftext|>": ends + vocabulary.encode("<|endoftext|>"),
+        "The fox<|im_end|>": vocabulary.encode("The fox<|im_end|>"),
+        "<|im_start|>system": vocabulary.encode("<|im_start|>system"),
+    }
+    for text, tokens in prompts.items():
+        asked = {"model": "tiny", "max_tokens": 5, "temperature": 0, "logprobs": 1, "echo": True}
+        said, expected = [server.client.completions.create(prompt=prompt, **asked) for prompt in (text, tokens)]
+        assert said.choices[0].logprobs == expected.choices[0].logprobs and said.usage == expected.usage
+    empty = httpx.post(f"{server.address}/v1/completions", json={"max_tokens": 1}).json()
+    assert empty["usage"]["prompt_tokens"] == 1
+
+
 @pytest.mark.parametrize("most", [0, 1, 4])
 def test_an_echo_has_the_prompts_logprobs(server, engine, most):
     """Those that the engine has of the same tokens, with none for the first."""
@@ -350,7 +369,7 @@ BAD = {
     "regex": ({"guided_regex": "("}, 400),
     "tool": ({"tools": [{"type": "function"}]}, 400),
     "tool choice": ({"tool_choice": "required"}, 400),
-    "stop": ({"stop": ["a", "b", "c", "d", "e"]}, 400),
+    "stop": ({"stop": [str(number) for number in range(17)]}, 400),
     "bias": ({"logit_bias": {"99999": 1}}, 400),
     "role": ({"messages": [{"role": "wizard", "content": "x"}]}, 400),
     "no messages": ({"messages": []}, 400),

@@ -211,13 +211,15 @@ class Core:
 
     def _reason(self, sequence: Sequence, token: int) -> Reason | None:
         """Whether a text ends with the token that was just drawn."""
+        grammar = sequence.grammar
+        if grammar is not None:
+            grammar.advance(token)
+            if grammar.failed:
+                return "failed"
         if token in self.ends and not sequence.sampling.ignore_end:
             return "stop"
         ends = sequence.ends_it is not None and sequence.ends_it(token)
-        if sequence.grammar is not None:
-            sequence.grammar.advance(token)
-            ends = ends or sequence.grammar.done
-        if ends:
+        if ends or (grammar is not None and grammar.done):
             return "stop"
         full = len(sequence.tokens) - sequence.prompt >= sequence.sampling.max_tokens
         return "length" if full or len(sequence.tokens) >= self.context else None

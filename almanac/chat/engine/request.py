@@ -30,6 +30,11 @@ class Grammar(Protocol):
         """Whether nothing may follow."""
         ...
 
+    @property
+    def failed(self) -> bool:
+        """Whether it can't be held to any more."""
+        ...
+
 
 @dataclass(frozen=True)
 class Sampling:
