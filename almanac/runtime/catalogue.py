@@ -77,6 +77,19 @@ DATA: dict[str, DataSet] = {
             ),
         ),
     ),
+    "clip_bpe": DataSet(
+        "images/clip_bpe",
+        "MIT (OpenAI)",
+        (("bpe_simple_vocab_16e6.txt.gz",),),
+        (
+            Source(
+                "https://raw.githubusercontent.com/openai/CLIP/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/bpe_simple_vocab_16e6.txt.gz",
+                "bpe_simple_vocab_16e6.txt.gz",
+                1_356_917,
+                "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
+            ),
+        ),
+    ),
     "emoji": DataSet(
         "images/emoji",
         "Apache-2.0 (Noto), MIT (Fluent)",

@@ -1,0 +1,86 @@
+"""Words to tokens, as CLIP has them: lower case, byte-level pairs, a mark at the end of each word (Radford et al. 2021). Models that are
+trained here have smaller vocabularies of the same kind."""
+
+import gzip
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from almanac.runtime import hub
+from almanac.runtime.errors import UserError
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+FILE = "bpe_simple_vocab_16e6.txt.gz"
+_SIZE = 49_408
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # OpenAI's clip/simple_tokenizer.py
+
+
+class Vocabulary:
+    """The tokens of a text encoder.
+
+    Args:
+        tokenizer: splits texts, without what begins and ends them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self.begin, self.end = (tokenizer.token_to_id(text) for text in (BEGIN, END))
+
+    def __len__(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def spelt(self, token: int) -> str:
+        """How a token is spelt, with `</w>` where a word ends."""
+        return self.tokenizer.id_to_token(token)
+
+
+def published(folder: Path | None = None) -> Vocabulary:
+    """CLIP's vocabulary.
+
+    Args:
+        folder: holds `vocab.json` and `merges.txt`, as diffusers' folder `tokenizer` does; None: OpenAI's file, fetched if need be.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    try:
+        if folder is not None:
+            lines = (folder / "merges.txt").read_text().splitlines()
+            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+            return Vocabulary(_tokenizer(json.loads((folder / "vocab.json").read_text()), merges))
+        with gzip.open(hub.data("clip_bpe") / FILE, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")[1 : _SIZE - 512 - 2 + 1]
+    except (OSError, ValueError) as error:
+        raise UserError(f"the vocabulary can't be read ({error})", "get merges.txt and vocab.json again") from None
+    merges = [tuple(line.split()) for line in lines]
+    letters = list(_letters().values())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), BEGIN, END]
+    return Vocabulary(_tokenizer({token: number for number, token in enumerate(tokens)}, merges))
+
+
+def _tokenizer(numbers: dict[str, int], merges: list[tuple[str, ...]]) -> Tokenizer:
+    """CLIP's way of splitting, with a vocabulary."""
+    pairs = [(left, right) for left, right in merges]
+    made = Tokenizer(models.BPE(numbers, pairs, end_of_word_suffix="</w>", unk_token=END))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    split = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in (BEGIN, END)])
+    return made
+
+
+def _letters() -> dict[int, str]:
+    """How each byte is written: as itself where it can be seen, else as a letter from 256 on. In the order of OpenAI's file."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return {byte: chr(byte) for byte in seen} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
