@@ -59,17 +59,20 @@ class Schedule:
         self._logs = np.log(self.sigmas)
 
     def time(self, sigma: float) -> float:
-        """The time step of a σ, between two as its logarithm is."""
+        """The time step of a σ, between two as its logarithm is (k-diffusion)."""
         return float(np.interp(math.log(sigma), self._logs, np.arange(len(self._logs))))
 
     def sigma(self, times: Float[np.ndarray, "*times"]) -> Float[np.ndarray, "*times"]:
-        """σ of time steps."""
-        return np.exp(np.interp(times, np.arange(len(self._logs)), self._logs))
+        """σ of time steps, between two as they are themselves (diffusers; k-diffusion takes logarithms, which is 10⁻⁵ of it away)."""
+        return np.interp(times, np.arange(len(self.sigmas)), self.sigmas)
 
     def linear(self, steps: int) -> Float[np.ndarray, " steps_and_1"]:
-        """Evenly spaced times from the last to the first, then 0."""
-        times = np.linspace(len(self.sigmas) - 1, 0, steps)
-        return _rounded(self.sigma(times), 0.0)
+        """Of `times`, then 0."""
+        return _rounded(self.sigma(self.times(steps)), 0.0)
+
+    def times(self, steps: int) -> Float[np.ndarray, " steps"]:
+        """Evenly spaced ones, from the last to the first."""
+        return np.linspace(len(self.sigmas) - 1, 0, steps)
 
     def karras(self, steps: int, rho: float = 7.0) -> Float[np.ndarray, " steps_and_1"]:
         """Evenly spaced roots of σ (Karras et al. 2022, equation 5), then 0."""
@@ -223,6 +226,8 @@ OFFICIAL = frozenset({"ddim", "plms"})
 """Those that have time steps of their own."""
 KEEPING = OFFICIAL | {"dpmpp_2m", "dpmpp_2m_sde"}
 """Those that begin with noise as strong as a picture with noise would be, √(1 + σ²), as in diffusers; others begin with σ."""
+WHOLE = frozenset({"dpmpp_2m", "dpmpp_2m_sde"})
+"""Those that ask the network at whole time steps, as in diffusers."""
 BROWNIAN = frozenset({"dpmpp_sde", "dpmpp_2m_sde"})
 """Those whose noise is a path: what is drawn from σ to σ' adds up to what is drawn in parts."""
 
@@ -241,9 +246,8 @@ def _rounded(sigmas: np.ndarray, last: float) -> np.ndarray:
 def _levels(sigma: float, following: float) -> tuple[float, float, float]:
     """Two σ and their geometric mean, by float32's logarithms: where k-diffusion asks for noise. A Brownian path that is read a hair beside
     is other noise."""
-    begin, end = (-torch.tensor([sigma, following]).log()).unbind()
-    high, middle, low = (-torch.stack([begin, begin + (end - begin) * 0.5, end])).exp().tolist()
-    return high, middle, low
+    begin, end = (-torch.tensor(each).log() for each in (sigma, following))  # vectors of them would round otherwise
+    return (-begin).exp().item(), (-(begin + (end - begin) * 0.5)).exp().item(), (-end).exp().item()
 
 
 def _with_noise(
@@ -256,9 +260,11 @@ def _with_noise(
 
 
 def _split(sigma: float, following: float, eta: float) -> tuple[float, float]:
-    """Where to go from σ, and the deviation of fresh noise that leads from there to the next σ."""
-    up = min(following, eta * math.sqrt(max(following**2 * (sigma**2 - following**2), 0.0)) / sigma)
-    return math.sqrt(max(following**2 - up**2, 0.0)), up
+    """Where to go from σ, and the deviation of fresh noise that leads from there to the next σ; in float32, as k-diffusion has it, where
+    steps are small and the difference of their squares is coarse."""
+    here, there = np.float32(sigma), np.float32(following)
+    up = min(there, np.float32(eta) * np.sqrt(there**2 * np.maximum(here**2 - there**2, 0) / here**2))
+    return float(np.sqrt(np.maximum(there**2 - up**2, 0))), float(up)
 
 
 def _exponential(x: Tensor, clean: Tensor, sigma: float, to: float) -> Tensor:

@@ -34,14 +34,25 @@ class TextEncoder(nn.Module):
         self.config = config
         self.text_model = TextModel(config)
 
-    def forward(self, tokens: Int[Tensor, "batch words"], skip: int = 0) -> Float[Tensor, "batch words width"]:
-        """Features of each token, as the last layer but `skip` gives them, normalised.
+    def forward(self, tokens: Int[Tensor, "batch words"]) -> Float[Tensor, "batch words width"]:
+        """Features of each token. Those after the end are read too, as the published models were trained.
 
         Args:
-            tokens: at most as many as there are positions; those after the end are read too, as the published models were trained.
-            skip: layers left out at the end ("clip skip" minus 1).
+            tokens: at most as many as there are positions.
         """
-        return self.text_model(tokens, skip)
+        return self.encode(self.embed(tokens))
+
+    def embed(self, tokens: Int[Tensor, "batch words"]) -> Float[Tensor, "batch words width"]:
+        """What the layers read of tokens."""
+        return self.text_model.embeddings(tokens)
+
+    def place(self, number: int) -> Float[Tensor, " width"]:
+        """What is added to the how-manieth token, because it stands there."""
+        return self.text_model.embeddings.position_embedding.weight[number]
+
+    def encode(self, embedded: Float[Tensor, "batch words width"]) -> Float[Tensor, "batch words width"]:
+        """Features of embedded tokens."""
+        return self.text_model(embedded)
 
 
 class TextModel(nn.Module):
@@ -57,11 +68,9 @@ class TextModel(nn.Module):
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(config) for _ in range(config.layers))})
         self.final_layer_norm = nn.LayerNorm(config.width)
 
-    def forward(self, tokens: Tensor, skip: int) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Encode."""
-        x = self.embeddings(tokens)
-        layers = self.encoder["layers"]
-        for layer in layers[: len(layers) - skip]:  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        for layer in self.encoder["layers"]:  # pyright: ignore[reportGeneralTypeIssues]
             x = layer(x)
         return self.final_layer_norm(x)
 

@@ -21,10 +21,11 @@ class Vocabulary:
 
     Args:
         tokenizer: splits texts, without what begins and ends them.
+        merges: pairs that become one, the first ones first.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, merges: list[tuple[str, str]]):
+        self.tokenizer, self.merges = tokenizer, merges
         self.begin, self.end = (tokenizer.token_to_id(text) for text in (BEGIN, END))
 
     def __len__(self) -> int:
@@ -51,21 +52,21 @@ def published(folder: Path | None = None) -> Vocabulary:
     try:
         if folder is not None:
             lines = (folder / "merges.txt").read_text().splitlines()
-            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-            return Vocabulary(_tokenizer(json.loads((folder / "vocab.json").read_text()), merges))
+            lines = [line for line in lines if line and not line.startswith("#version")]
+            return _tokenizer(json.loads((folder / "vocab.json").read_text()), lines)
         with gzip.open(hub.data("clip_bpe") / FILE, "rt", encoding="utf-8") as file:
             lines = file.read().split("\n")[1 : _SIZE - 512 - 2 + 1]
     except (OSError, ValueError) as error:
         raise UserError(f"the vocabulary can't be read ({error})", "get merges.txt and vocab.json again") from None
-    merges = [tuple(line.split()) for line in lines]
     letters = list(_letters().values())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), BEGIN, END]
-    return Vocabulary(_tokenizer({token: number for number, token in enumerate(tokens)}, merges))
+    joined = ["".join(pair) for pair in _pairs(lines)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *joined, BEGIN, END]
+    return _tokenizer({token: number for number, token in enumerate(tokens)}, lines)
 
 
-def _tokenizer(numbers: dict[str, int], merges: list[tuple[str, ...]]) -> Tokenizer:
+def _tokenizer(numbers: dict[str, int], lines: list[str]) -> Vocabulary:
     """CLIP's way of splitting, with a vocabulary."""
-    pairs = [(left, right) for left, right in merges]
+    pairs = _pairs(lines)
     made = Tokenizer(models.BPE(numbers, pairs, end_of_word_suffix="</w>", unk_token=END))
     made.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -76,7 +77,11 @@ def _tokenizer(numbers: dict[str, int], merges: list[tuple[str, ...]]) -> Tokeni
     )
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in (BEGIN, END)])
-    return made
+    return Vocabulary(made, pairs)
+
+
+def _pairs(lines: list[str]) -> list[tuple[str, str]]:
+    return [(left, right) for left, right in (line.split() for line in lines)]
 
 
 def _letters() -> dict[int, str]:

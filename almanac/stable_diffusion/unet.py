@@ -3,6 +3,7 @@ time, and transformers over pixels that read the words. Names of parameters are 
 without a map. Pixels lie channels last, where a feature map is a row of tokens without a copy."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,20 +106,30 @@ class Unet(nn.Module):
             skips.append(x)
         x = self.middle_block(x, embedded, context)
         for steps in self.output_blocks:
-            x = steps(torch.cat((x, skips.pop()), dim=1), embedded, context)
+            x = torch.cat((x, skips.pop()), dim=1)
+            x = steps(x, embedded, context, skips[-1].shape[2:] if skips else x.shape[2:])
         return self.out(x).to(latents.dtype)
 
 
 class Steps(nn.Sequential):
     """Layers one after the other, each given what it reads."""
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Transform a feature map."""
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, size: Sequence[int] = ()) -> Tensor:  # pyright: ignore
+        """Transform a feature map.
+
+        Args:
+            x: the map.
+            time: embedded.
+            context: the words.
+            size: height and width that an enlarging layer makes, which may be one less than twice as much.
+        """
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, time)
             elif isinstance(layer, SpatialTransformer):
                 x = layer(x, context)
+            elif isinstance(layer, Upsample):
+                x = layer(x, size)
             else:
                 x = layer(x)
         return x
@@ -284,9 +295,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Double."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Double, or as near as the size is."""
+        return self.conv(F.interpolate(x, tuple(size), mode="nearest"))
 
 
 def timestep_embedding(time: Float[Tensor, " batch"], channels: int) -> Float[Tensor, "batch channels"]:
