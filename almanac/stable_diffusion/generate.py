@@ -47,6 +47,12 @@ class Settings:
     strength: float = 0.75
     """Of a change to a given picture: 0 leaves it, 1 begins with noise."""
 
+    @property
+    def karras(self) -> bool:
+        """Whether noise falls as Karras et al. have it."""
+        auto = self.schedule == "auto" and self.sampler in _KARRAS
+        return self.sampler not in OFFICIAL and (auto or self.schedule == "karras")
+
 
 @dataclass(frozen=True)
 class Given:
@@ -224,10 +230,12 @@ class Job:
         state: State | None,
     ):
         _check(settings, seeds, painter.factor)
+        self.asked = settings
         self.painter, self.settings, self.seeds, self.given = painter, settings, list(seeds), given
-        if painter.paints_holes and given is None:
-            blank = torch.zeros(3, settings.height, settings.width)  # a hole of the whole size
-            self.given = given = Given(blank, torch.ones(settings.height, settings.width))
+        if painter.paints_holes and (given is None or given.mask is None):  # a hole of the whole size
+            size = (settings.height, settings.width)
+            blank = torch.zeros(3, *size) if given is None else given.picture
+            self.given = given = Given(blank, torch.ones(size))
             self.settings = settings = replace(settings, strength=1.0)
         self._check_given()
         sigmas, self._times = self._levels()
@@ -238,6 +246,9 @@ class Job:
             settings.height // painter.factor,
             settings.width // painter.factor,
         )
+        if noise is not None and tuple(noise.shape) != (len(seeds), *shape):
+            size, wanted = ("×".join(map(str, each)) for each in (noise.shape, (len(seeds), *shape)))
+            raise UserError(f"the noise has {size} numbers, not {wanted}", "give as much as the pictures have latents")
         self._gaussian = GaussianNoise(seeds, shape, painter.device)
         self._steps = self._conditions(len(sigmas) - 1)[skipped:]
         self._beside, self._clean, self._first = self._prepare(noise)
@@ -307,7 +318,7 @@ class Job:
         settings, schedule = self.settings, self.painter.schedule
         if settings.sampler in OFFICIAL:
             return schedule.official(settings.steps), {}
-        if settings.schedule == "karras" or (settings.schedule == "auto" and settings.sampler in _KARRAS):
+        if settings.karras:
             return schedule.karras(settings.steps), {}
         sigmas = schedule.linear(settings.steps)
         return sigmas, dict(zip(sigmas.tolist(), schedule.times(settings.steps).tolist(), strict=False))
@@ -355,14 +366,14 @@ class Job:
         if self.settings.strength < 1:
             clean = painter.encode(pictures, self._gaussian.draw())
         first = drawn()
-        mask = torch.ones_like(given.picture[0]) if given.mask is None else (given.mask > 0.5).float()
-        around = painter.encode(pictures * (mask < 0.5), self._gaussian.draw())
-        hole = torch.ones_like(first[:, :1]) if self._hole is None else self._hole.expand(count, -1, -1, -1)
-        return torch.cat((hole, around), dim=1), torch.zeros_like(first) if clean is None else clean, first
+        assert given.mask is not None and self._hole is not None  # of the whole size, where none was given
+        around = painter.encode(pictures * (given.mask <= 0.5), self._gaussian.draw())
+        beside = torch.cat((self._hole.expand(count, -1, -1, -1), around), dim=1)
+        return beside, torch.zeros_like(first) if clean is None else clean, first
 
     def _beginning(self) -> Tensor:
         sigma = self.sigmas[0]
-        if self.given is not None and self.settings.strength < 1:
+        if self.given is not None and (self._hole is None or self.settings.strength < 1):
             return self._clean + sigma * self._first
         return self._first * (math.sqrt(1 + sigma**2) if self.settings.sampler in KEEPING else sigma)
 

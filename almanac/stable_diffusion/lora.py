@@ -1,6 +1,6 @@
-"""Small changes of a model's weights that people share (LoRA, Hu et al. 2022): files of kohya's trainer (LoCon's convolutions too) and of PEFT
-and diffusers, put onto a model and taken off again, bit for bit. And words that were taught to a text encoder (textual inversion, Gal et al.
-2022), in the three layouts that are in use."""
+"""Small changes of a model's weights that people share (LoRA, Hu et al. 2022): files of kohya's trainer (LoCon's convolutions too), of
+PEFT and of diffusers, put onto a model and taken off again, bit for bit. And words that were taught to a text encoder (textual inversion,
+Gal et al. 2022), in the three layouts that are in use."""
 
 import re
 from collections import defaultdict

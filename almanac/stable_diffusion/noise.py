@@ -53,5 +53,5 @@ class BrownianNoise:
 
     def __call__(self, sigma: float, following: float) -> Float[Tensor, "batch channels h w"]:
         """For the step from a σ down to the next."""
-        moved = torch.stack([path(following, sigma) for path in self._paths])
+        moved: Tensor = torch.stack([path(following, sigma) for path in self._paths])  # pyright: ignore[reportArgumentType]
         return (-moved / (sigma - following) ** 0.5).to(self.device)

@@ -26,7 +26,8 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, merges: list[tuple[str, str]]):
         self.tokenizer, self.merges = tokenizer, merges
-        self.begin, self.end = (tokenizer.token_to_id(text) for text in (BEGIN, END))
+        numbers = tokenizer.get_vocab()
+        self.begin, self.end = numbers[BEGIN], numbers[END]
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -34,10 +35,6 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Tokens of a text."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def spelt(self, token: int) -> str:
-        """How a token is spelt, with `</w>` where a word ends."""
-        return self.tokenizer.id_to_token(token)
 
 
 def published(folder: Path | None = None) -> Vocabulary:

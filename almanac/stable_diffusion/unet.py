@@ -54,7 +54,7 @@ class Unet(nn.Module):
             return parts
 
         width = config.channels
-        down = [[nn.Conv2d(config.in_channels, width, 3, padding=1)]]
+        down: list[list[nn.Module]] = [[nn.Conv2d(config.in_channels, width, 3, padding=1)]]
         skips = [width]
         for level, wide in enumerate(widths):
             for _ in range(config.blocks):
@@ -97,7 +97,7 @@ class Unet(nn.Module):
             time: how noisy, 0 to 999, fractions too.
             context: what the text encoder made of the words.
         """
-        kind = self.out[2].weight.dtype
+        kind = next(self.parameters()).dtype
         embedded = self.time_embed(timestep_embedding(time, self.config.channels).to(kind))
         x = latents.to(kind).contiguous(memory_format=torch.channels_last)
         skips = []

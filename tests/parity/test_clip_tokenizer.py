@@ -17,16 +17,8 @@ LETTERS = [
 
 
 @pytest.fixture(scope="module")
-def ours(needs_clip_bpe):
-    return tokenizer.published()
-
-
-@pytest.fixture(scope="module")
-def needs_clip_bpe():
-    from almanac.runtime import hub
-
-    if not hub.has_data("clip_bpe"):
-        pytest.skip("the data set 'clip_bpe' is not on this machine (ALMANAC_DATA)")
+def ours(vocabulary):
+    return vocabulary
 
 
 @pytest.fixture(scope="module")

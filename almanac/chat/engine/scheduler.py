@@ -3,9 +3,14 @@ token of an answer is the case "1" of it (iteration-level scheduling, Orca; prom
 come first, and prompts take no more of the step than makes it somewhat longer. Whoever has been served least begins at once, if others
 have to make room for it; and when pages run out, the newest text gives its own back. Both are computed again later, or found."""
 
+import math
+import statistics
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from almanac.chat.engine import pages
 from almanac.chat.engine.pages import PAGE, PagePool
@@ -21,8 +26,9 @@ class Limits:
     """Tokens in a step."""
     running: int = 64
     """Texts at a time."""
-    stretch: float = 1.75
-    """By how much prompts may make a step longer in which answers are drawn, of the time that it takes without."""
+    stretch: float = 1.1
+    """By how much prompts may make a step longer in which answers are drawn, of the time that it takes without. Measured: at 1.25 the
+    longest of many gaps between an answer's tokens is three times the usual."""
     chunk: int | None = None
     """Tokens of prompts in such a step, instead."""
 
@@ -31,30 +37,78 @@ DEFAULT = Limits()
 
 
 class Pace:
-    """How long steps take, as far as they went."""
+    """How long steps take: of answers alone, and for each token of a prompt, which takes the longer the more tokens there are before it.
+    Both are medians of the last ones, because now and then something else on the machine holds a step up."""
 
     def __init__(self) -> None:
-        self.answering = 0.0
+        self._answers: deque[float] = deque(maxlen=9)
+        self._drawing = 0
+        self._tokens: deque[tuple[float, float]] = deque(maxlen=32)
+        self._first = self._further = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there were steps of both kinds."""
+        return bool(self._answers) and bool(self._tokens)
+
+    @property
+    def answering(self) -> float:
         """s of a step in which answers are drawn and nothing else is done."""
-        self.reading = 0.0
-        """s of a token of a prompt."""
+        return statistics.median(self._answers) if self._answers else 0.0
 
-    def saw(self, drawing: int, reading: int, seconds: float) -> None:
-        """A step of so many texts' next tokens, and tokens of prompts, took so long."""
-        if not reading:
-            self.answering = _smooth(self.answering, seconds)
-        elif reading >= PAGE:
-            self.reading = _smooth(self.reading, max(seconds - (self.answering if drawing else 0.0), 0.0) / reading)
+    def saw(self, drawing: int, parts: Row[tuple[int, int]], seconds: float) -> None:
+        """A step took so long.
 
-    def tokens(self, stretch: float) -> int | None:
-        """Tokens of prompts by which a step takes longer by so much of itself; None: nobody knows yet."""
-        if not self.answering or not self.reading:
-            return None
-        return int(stretch * self.answering / self.reading)
+        Args:
+            drawing: texts whose next token was drawn.
+            parts: of each prompt in it, tokens before its part, and tokens of it.
+            seconds: that it took.
+        """
+        alike = 0.9 * self._drawing <= drawing <= 1.1 * self._drawing
+        if parts and (alike or not drawing):
+            self._learn(parts, max(seconds - (self.answering if drawing else 0.0), 0.0))
+            return
+        if not alike:  # the last ones say nothing of it
+            self._answers.clear()
+        self._answers.append(max(seconds - sum(self.seconds(*part) for part in parts), seconds / 4))
+        self._drawing = drawing
+
+    def seconds(self, start: int, count: int) -> float:
+        """How long so many tokens of a prompt take that are after others."""
+        return count * (self._first + self._further * (start + count / 2))
+
+    def tokens(self, start: int, seconds: float) -> int:
+        """How many tokens of a prompt, after others, are computed in a time."""
+        each = self._first + self._further * start
+        return int(2 * seconds / (each + math.sqrt(each**2 + 2 * self._further * seconds)))
+
+    def _learn(self, parts: Row[tuple[int, int]], seconds: float) -> None:
+        """Prompts took so long: a line through what a token took, by how many were before it (Theil 1950, Sen 1968)."""
+        tokens = sum(count for _, count in parts)
+        if tokens < PAGE // 2:
+            return
+        self._tokens.append((sum(count * (start + count / 2) for start, count in parts) / tokens, seconds / tokens))
+        before, each = np.array(self._tokens).T
+        apart = before[:, None] - before
+        pairs = apart > 2 * PAGE
+        slopes = (each[:, None] - each)[pairs] / apart[pairs]
+        self._further = max(float(np.median(slopes)), 0.0) if len(slopes) else 0.0
+        self._first = max(float(np.median(each - self._further * before)), float(np.median(each)) / 4, 1e-7)
 
 
-def _smooth(before: float, now: float) -> float:
-    return now if not before else 0.8 * before + 0.2 * now
+@dataclass
+class Room:
+    """What a step has left for prompts."""
+
+    tokens: int
+    seconds: float = math.inf
+    least: int = PAGE // 2
+    """Tokens that the next prompt is given, however long they take."""
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is any."""
+        return self.tokens > 0 and self.seconds > 0
 
 
 @dataclass
@@ -106,40 +160,42 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next step; empty, where there is nothing to do."""
-        plan, room = Plan(), self.limits.rows
+        plan, room = Plan(), Room(self.limits.rows)
         self._make_place()
         first = None if self._gave_way else self._first()
         for sequence in [each for each in self.running if not each.is_prompt and first in (None, each.key)]:
-            count = min(1 + len(sequence.draft), room)
+            count = min(1 + len(sequence.draft), room.tokens)
             if count and sequence in self.running and self._make_room(sequence, sequence.computed + count, plan):
                 sequence.draft = sequence.draft[: count - 1]
                 plan.spans.append((sequence, count))
-                room -= count
+                room.tokens -= count
         if plan.spans or first is not None:
-            room = min(room, 0 if self._gave_way else self._chunk())
+            self._limit(room)
         self._gave_way = first is not None
         prompts = [each for each in self.running if each.is_prompt]
         for sequence in sorted(prompts, key=lambda each: each.key != first):
-            room -= self._advance(sequence, room, plan)
-        while room > 0:
+            if room.is_left:
+                self._advance(sequence, room, plan)
+        while room.is_left:
             sequence = self.waiting.next(first)
             if sequence is None or len(self.running) >= self.limits.running or not self._admit(sequence):
                 break
-            room -= self._advance(sequence, room, plan)
+            self._advance(sequence, room, plan)
         return plan
 
     def took(self, plan: Plan, seconds: float) -> None:
         """How long a step took; before its tokens are `computed`."""
-        reading = sum(count for sequence, count in plan.spans if sequence.is_prompt)
-        drawing = sum(not sequence.is_prompt for sequence, _ in plan.spans)
-        self.pace.saw(drawing, reading, seconds)
+        parts = [(sequence.computed, count) for sequence, count in plan.spans if sequence.is_prompt]
+        self.pace.saw(len(plan.spans) - len(parts), parts, seconds)
 
-    def _chunk(self) -> int:
-        """Tokens of prompts in a step in which answers are drawn."""
-        if self.limits.chunk is not None:
-            return self.limits.chunk
-        known = self.pace.tokens(self.limits.stretch)
-        return 2 * PAGE if known is None else max(known, PAGE // 2)
+    def _limit(self, room: Room) -> None:
+        """Leave prompts as much of a step as makes it somewhat longer for those whose answers are drawn in it, or wait for it."""
+        if self._gave_way:
+            room.tokens = 0
+        elif self.limits.chunk is not None or not self.pace.known:
+            room.tokens = min(room.tokens, self.limits.chunk or 2 * PAGE)
+        else:
+            room.seconds = self.limits.stretch * self.pace.answering
 
     def _first(self) -> str | None:
         """Who has been served no more than all whose answers are being drawn, has none of these, and a text that begins: they wait for
@@ -174,11 +230,15 @@ class Scheduler:
         ]:
             self.pool.remember(page, key)
 
-    def _advance(self, sequence: Sequence, room: int, plan: Plan) -> int:
-        count = min(len(sequence.tokens) - sequence.computed, room)
-        if count > 0:
-            plan.spans.append((sequence, count))
-        return max(count, 0)
+    def _advance(self, sequence: Sequence, room: Room, plan: Plan) -> None:
+        """Compute as much of a prompt as there is room for."""
+        count = min(len(sequence.tokens) - sequence.computed, room.tokens)
+        if room.seconds < math.inf:
+            count = min(count, max(self.pace.tokens(sequence.computed, room.seconds), room.least))
+            room.seconds -= self.pace.seconds(sequence.computed, count)
+        plan.spans.append((sequence, count))
+        room.tokens -= count
+        room.least = 1
 
     def _admit(self, sequence: Sequence) -> bool:
         """Begin a text, if all of it finds place: one that began with less might wait for pages in the middle, and others with it."""
