@@ -33,8 +33,8 @@ STREAMS, LONG_PROMPT = 32, 1500
 """Answers in the making when a prompt of so many tokens arrives."""
 GREEDY = 64
 """Answers that one user has made at a time: as many as a server makes."""
-SHORT = 30
-"""Requests that another user makes meanwhile, one at a time."""
+SHORT, FEWER = 60, 20
+"""Requests that another user makes meanwhile, one at a time; and where nothing is promised."""
 CROWD, QUEUE = 200, 64
 """Requests that come at once, where so many may wait."""
 _BEFORE, _AFTER = 2.0, 1.0
@@ -156,7 +156,7 @@ async def _gaps(door: Door, draw: np.random.Generator, rounds: int, user: str, a
 async def _waits(door: Door, draw: np.random.Generator, advance: Any) -> list[dict[str, Any]]:
     """Bob asks for a little, now and then: alone, beside alice who has as much made as the server makes, and beside as many others,
     of whom each has one answer made; or one fewer, so that there is a place for him."""
-    alone = await _now_and_then(door, draw)
+    alone = await _now_and_then(door, draw, SHORT)
     advance()
     rows = []
     for what, users in (
@@ -164,21 +164,21 @@ async def _waits(door: Door, draw: np.random.Generator, advance: Any) -> list[di
         (f"beside {GREEDY - 1} users' answers", [f"user {number}" for number in range(GREEDY - 1)]),
         (f"beside {GREEDY} users' answers", [f"user {number}" for number in range(GREEDY)]),
     ):
-        async with _busy(door, draw, users):
-            beside = await _now_and_then(door, draw)
-        usual, now = statistics.median(alone), statistics.median(beside)
         promised = WAIT if len(set(users)) == 1 else None
-        row = _row(f"{what}: to the first token", [usual], [now], [now / usual], promised)
+        async with _busy(door, draw, users):
+            beside = await _now_and_then(door, draw, SHORT if promised else FEWER)
+        ratio = statistics.median(beside) / statistics.median(alone)
+        row = _row(f"{what}: to the first token", alone, beside, [ratio], promised)
         row["p99_ratio"] = round(float(np.percentile(beside, 99) / np.percentile(alone, 99)), 3)
         rows.append(row)
         advance()
     return rows
 
 
-async def _now_and_then(door: Door, draw: np.random.Generator) -> list[float]:
+async def _now_and_then(door: Door, draw: np.random.Generator, requests: int) -> list[float]:
     """How long short requests of bob's wait, one at a time."""
     waited = []
-    for _ in range(SHORT):
+    for _ in range(requests):
         waited.append((await _whole(door, _random(draw, 128), 16, "bob")).first_ms)
         await asyncio.sleep(draw.uniform(0.05, 0.25))  # so that it meets a step anywhere
     return waited
@@ -232,13 +232,12 @@ async def _crowd(door: "Http", draw: np.random.Generator) -> dict[str, Any]:
 def _row(
     what: str, usual: Sequence[float], then: Sequence[float], ratios: Sequence[float], promised: float | None
 ) -> dict[str, Any]:
-    ratio = statistics.median(ratios)
     return {
         "what": what,
         "usual_ms": round(statistics.median(usual), 2),
         "then_ms": round(statistics.median(then), 2),
-        "ratio": round(ratio, 3),
-        "worst_ratio": round(max(ratios), 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "worst_ratio": round(max(ratios), 3) if len(ratios) > 1 else None,
         "promised": promised,
     }
 

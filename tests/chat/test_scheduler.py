@@ -22,11 +22,16 @@ class Clock:
     """A runner of no model: a step takes what its rows cost on two cores of a server."""
 
     now: float = 0.0
+    before: float = 0.0
+    """s that a row takes longer for each token before it."""
+    held_up: int = -1
+    """A step that something else on the machine holds up."""
     rows: list[int] = field(default_factory=list)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         texts = len(set(batch.owner.tolist()))
         self.now += 0.004 + 0.0006 * texts + 0.0004 * (len(batch.tokens) - texts)
+        self.now += self.before * int(batch.positions.sum()) + 0.3 * (len(self.rows) == self.held_up)
         self.rows.append(len(batch.tokens))
         return torch.zeros(len(batch.wanted), 4)
 
@@ -74,6 +79,18 @@ def test_a_long_prompt_stretches_no_gap_beyond_three_times_the_median(clock, sam
     gaps = np.concatenate([np.diff(came[stream]) for stream in streams])
     assert gaps.max() < 3 * np.median(gaps)
     assert came[long][0] - long.arrived < 2.5  # it is not starved either: alone, it takes 0.6 s
+
+
+@pytest.mark.parametrize("same_user", [True, False])
+def test_a_step_that_was_held_up_stretches_none_after_it(clock, same_user):
+    clock.before, clock.held_up = 1e-6, 97
+    engine = Core(clock, 2000, frozenset(), 4096)
+    streams = [text(60, 300, "a", 1000 * number) for number in range(32)]
+    long = text(1500, 20, "a" if same_user else "b", 10**6)
+    came = times(engine, clock, {0: streams, 100: [long]})
+    before = np.concatenate([np.diff([at for at in came[each] if at <= long.arrived]) for each in streams])
+    after = np.concatenate([np.diff([at for at in came[each] if at >= long.arrived]) for each in streams])
+    assert after.max() < 3 * np.median(before)
 
 
 def test_one_greedy_user_does_not_double_anothers_wait(clock):

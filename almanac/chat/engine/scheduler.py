@@ -232,12 +232,13 @@ class Scheduler:
 
     def _advance(self, sequence: Sequence, room: Room, plan: Plan) -> None:
         """Compute as much of a prompt as there is room for."""
-        count = min(len(sequence.tokens) - sequence.computed, room.tokens)
+        whole = len(sequence.tokens) - sequence.computed
+        count = min(whole, room.tokens)
         if room.seconds < math.inf:
             count = min(count, max(self.pace.tokens(sequence.computed, room.seconds), room.least))
             room.seconds -= self.pace.seconds(sequence.computed, count)
         plan.spans.append((sequence, count))
-        room.tokens -= count
+        room.tokens = room.tokens - count if count == whole else 0
         room.least = 1
 
     def _admit(self, sequence: Sequence) -> bool:
