@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def studio(folder) -> Iterator[str]:
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "GRADIO_TEMP_DIR": str(folder / "gradio"),
-        "ALMANAC_CHAT_MODEL": str(made.folder(folder / "tiny", ends=False)),
+        "ALMANAC_CHAT_MODEL": str(made.folder(folder / "tiny", replace(made.SMALL, context=4096), ends=False)),
         "ALMANAC_FEEDBACK": str(folder / "votes.sqlite"),
     }
     serve = "from almanac.studio.app import serve; serve(port=0)"
