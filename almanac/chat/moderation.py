@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
 from almanac.chat import models, published
 from almanac.chat.engine.engine import Engine, Options
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
+from almanac.runtime.model_folder import read_json, read_tensors
 
 HARMLESS = frozenset({"safe", "ok", "neutral", "none", "harmless", "not_toxic", "non_toxic", "label_0"})
 """What classifiers call a text that is as it should be."""
@@ -72,7 +72,7 @@ def load(name: str, options: Options) -> Moderator:
         UserError: there is none of that name, or it has no head for classes.
     """
     folder = hub.repository(name, published.FILES)
-    facts = published.read_json(folder / "config.json")
+    facts = read_json(folder / "config.json")
     head = _head(folder)
     named = facts.get("id2label") or {}
     labels = [str(named.get(str(number), f"LABEL_{number}")) for number in range(len(head))]
@@ -86,7 +86,7 @@ def load(name: str, options: Options) -> Moderator:
 
 def _head(folder: Path) -> Float[Tensor, "labels width"]:
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            if "score.weight" in opened.keys():  # noqa: SIM118 (not a mapping)
-                return opened.get_tensor("score.weight").to(torch.float32)
+        tensors = read_tensors(file)
+        if "score.weight" in tensors:
+            return tensors["score.weight"].to(torch.float32)
     raise UserError(f"{folder} has no head for classes (score.weight)", "give a model for sequence classification")

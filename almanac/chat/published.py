@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from almanac.chat.model import Config, Transformer
 from almanac.nn.embeddings import Rope
 from almanac.runtime import checkpoint
 from almanac.runtime.errors import UserError
+from almanac.runtime.model_folder import read_json, read_weights
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 """What is fetched of a repository."""
@@ -47,7 +47,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
     """
     facts = read_json(folder / "config.json")
     config = config_from(facts, folder)
-    tensors = _tensors(folder)
+    tensors = read_weights(folder)
     if facts["model_type"] == "gpt2":
         tensors = _from_gpt2(tensors)
     return assemble(config, tensors, folder, dtype)
@@ -209,53 +209,6 @@ _CONFIGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "qwen2": _qwen2,
     "qwen3": _qwen3,
 }
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file of a model's folder holds.
-
-    Raises:
-        UserError: it is missing, or not JSON.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no {path}", "give the folder of a whole model")
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} can't be read ({error})", "it is damaged; get it anew") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}, not an object", "it is damaged; get it anew")
-    return found
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder, without a name's first part where a base model was saved."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    elif index.is_file():
-        placed = read_json(index).get("weight_map", {})
-        files = sorted(set(placed.values()))
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing:
-            raise UserError(f"{folder} lacks {_some(missing)}", "a shard was not downloaded; get it anew")
-    else:
-        raise UserError(
-            f"there is no model.safetensors in {folder}", "weights in other formats can run code; convert them"
-        )
-    found: dict[str, Tensor] = {}
-    for file in files:
-        if Path(file).name != file:
-            raise UserError(f"{index} names a shard {file} elsewhere", "shards lie beside their index")
-        try:
-            with safe_open(folder / file, framework="pt") as opened:
-                found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-        except Exception as error:  # SafetensorError for most damage, anything for a hostile header
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise UserError(
-                f"{folder / file} is not a readable safetensors file ({reason})", "it may be truncated"
-            ) from None
-    return found
 
 
 def _from_gpt2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

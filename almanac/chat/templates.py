@@ -13,9 +13,9 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 
-from almanac.chat.published import read_json
 from almanac.chat.tokenizer import Vocabulary
 from almanac.runtime.errors import UserError
+from almanac.runtime.model_folder import read_json
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from almanac.chat.published import read_json
 from almanac.runtime.errors import UserError
+from almanac.runtime.model_folder import read_json
 
 _REPLACEMENT = "\ufffd"
 

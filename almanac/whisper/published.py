@@ -3,20 +3,18 @@
 every published size. What else a folder holds is `hugging_face`'s to write."""
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from almanac.runtime import checkpoint
 from almanac.runtime.errors import UserError
+from almanac.runtime.model_folder import read_json, read_weights
 from almanac.whisper import hugging_face
 from almanac.whisper import tokenizer as tokenizers
 from almanac.whisper.model import SIZES, Dims, Whisper
@@ -166,7 +164,7 @@ def tokenizer_of(path: Path, dims: Dims) -> Tokenizer:
         return tokenizers.official(dims.n_vocab)
     try:
         if path.is_dir():
-            return hugging_face.read_tokenizer(_json(path / "tokenizer.json"), dims.seconds)
+            return hugging_face.read_tokenizer(read_json(path / "tokenizer.json"), dims.seconds)
         return tokenizer_from(checkpoint.load_state(path)["almanac"], dims)
     except (KeyError, TypeError, ValueError) as error:
         what = f"{path} has {dims.n_vocab:,} tokens, and says not which ({error})"
@@ -222,7 +220,7 @@ def _openai(path: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]:
 
 
 def _hugging_face(folder: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]:
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     try:
         dims = Dims(
             config["num_mel_bins"],
@@ -238,43 +236,17 @@ def _hugging_face(folder: Path) -> tuple[Dims, dict[str, Tensor], Tensor | None]
         )
     except KeyError as error:
         raise UserError(f"{folder}/config.json has no {error}", "give a folder of a Whisper model") from None
-    theirs = _shards(folder)
+    theirs = read_weights(folder)
     translated = {name: to_hugging_face(name) for name in _names(dims)}
     tensors = {name: theirs[other] for name, other in translated.items() if other in theirs}
     generation = folder / "generation_config.json"
-    pairs = _json(generation).get("alignment_heads") if generation.is_file() else None
+    pairs = read_json(generation).get("alignment_heads") if generation.is_file() else None
     return dims, tensors, head_mask(dims, pairs) if pairs else alignment_heads(dims, folder.name)
 
 
 def _names(dims: Dims) -> list[str]:
     with torch.device("meta"):
         return list(Whisper(dims).state_dict())
-
-
-def _shards(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder, in one file or several."""
-    index = folder / "model.safetensors.index.json"
-    files = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            tensors |= load_file(folder / file)
-        except FileNotFoundError:
-            raise UserError(
-                f"there is no {file} in {folder}", "give a folder with the weights as safetensors"
-            ) from None
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder / file} is not readable ({error})", "it may be truncated; get it anew") from None
-    return tensors
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"there is no {path.name} in {path.parent}", "give a folder of a Hugging Face model") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})", "get it anew") from None
 
 
 def _some(names: list[str]) -> str:
