@@ -141,13 +141,14 @@ def has_grids() -> bool:
     return ctypes.CDLL(None).syscall(_SYSCALL, _PERMIT, _TILE_DATA) == 0
 
 
-def grid(kind: str, blocks: int) -> Any:
-    """The product of 16 or 32 rows and a panel by the matrix unit, as `tile`'s, but that `steps` counts sixteen at a time, that sums
-    are written and not added to, and that inputs are bfloat16 for `bf16`. It may only be called between `begin_grids` and `end_grids`.
+def grid(kind: str, blocks: int, add: bool = False) -> Any:
+    """The product of 16 or 32 rows and a panel by the matrix unit, as `tile`'s, but that `steps` counts sixteen at a time, and that inputs
+    are bfloat16 for `bf16`. It may only be called between `begin_grids` and `end_grids`.
 
     Args:
         kind: `int8` or `bf16`.
         blocks: 1 or 2, of sixteen rows.
+        add: whether sums are added to what is there; else they are written.
     """
     dot = {"int8": "llvm.x86.tdpbsud", "bf16": "llvm.x86.tdpbf16ps"}[kind]
 
@@ -162,8 +163,13 @@ def grid(kind: str, blocks: int) -> Any:
             pointer = _I8.as_pointer()
             load, store = (_unit(builder, name, [_I8, pointer, _I64]) for name in ("tileloadd64", "tilestored64"))
             zero, multiply = _unit(builder, "tilezero", [_I8]), _unit(builder, dot.removeprefix("llvm.x86."), [_I8] * 3)
-            for total in range(2 * blocks):  # registers: totals are 0 to 3, inputs 4 and 5, weights 6 and 7
-                builder.call(zero, [_byte(total)])
+            places = [  # registers: totals are 0 to 3, inputs 4 and 5, weights 6 and 7
+                _pointer(builder, sums, builder.mul(sums_step, _int(GRID * block)), 64 * v, _I8)
+                for block in range(blocks)
+                for v in range(2)
+            ]
+            for total, place in enumerate(places):
+                builder.call(load, [_byte(total), place, sums_step]) if add else builder.call(zero, [_byte(total)])
             entry, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
             builder.branch(loop)
             builder.position_at_end(loop)
@@ -183,10 +189,8 @@ def grid(kind: str, blocks: int) -> Any:
             step.add_incoming(_int(0), entry)
             step.add_incoming(following, loop)
             builder.position_at_end(after)
-            for block in range(blocks):
-                for v in range(2):
-                    place = _pointer(builder, sums, builder.mul(sums_step, _int(GRID * block)), 64 * v, _I8)
-                    builder.call(store, [_byte(2 * block + v), place, sums_step])
+            for total, place in enumerate(places):
+                builder.call(store, [_byte(total), place, sums_step])
             return context.get_dummy_value()
 
         return signature, generate

@@ -1,5 +1,7 @@
 """Products of tiles are numpy's, and a row's does not depend on how many there are."""
 
+import itertools
+
 import numpy as np
 import pytest
 from numba import njit
@@ -72,8 +74,8 @@ def test_a_grid_is_the_product(kind):
     plain, panel = weights(kind)
     x, rows = inputs(kind, 32, rounded=True)
     alone = None
-    for blocks in (1, 2):
-        product = tiles.grid(kind, blocks)
+    for blocks, add in itertools.product((1, 2), (False, True)):
+        product = tiles.grid(kind, blocks, add)
 
         @njit
         def run(rows, panel, sums, layout, product=product):
@@ -83,8 +85,11 @@ def test_a_grid_is_the_product(kind):
             )
             tiles.end_grids()
 
-        sums = np.zeros((16 * blocks, 32), np.int32 if kind == "int8" else np.float32)
+        sums = np.full((16 * blocks, 32), 0 if add else 7, np.int32 if kind == "int8" else np.float32)
         run(rows, panel, sums, tiles.LAYOUT)
         assert np.allclose(sums, x[: 16 * blocks] @ plain.T, atol=1e-3)
         alone = sums[:16] if alone is None else alone
         assert np.array_equal(sums[:16], alone)
+        if add:
+            run(rows, panel, sums, tiles.LAYOUT)
+            assert np.allclose(sums, 2 * x[: 16 * blocks] @ plain.T, atol=2e-3)

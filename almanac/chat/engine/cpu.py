@@ -42,6 +42,7 @@ class CpuRunner:
             width=config.width,
             heads=config.heads,
             kv_heads=config.kv_heads,
+            alike=max(1, 2 * GRID * config.kv_heads // config.heads),
             head_dim=config.head_dim,
             padded_dim=padded,
             hidden=config.hidden,
@@ -109,7 +110,7 @@ class CpuRunner:
         most_inputs = -(-max(shape.width, queries, shape.hidden) // 64) * 64
         filled = -(-rows // kernels.ROWS) * kernels.ROWS  # the matrix unit reads whole blocks of rows
         outputs = max(queries + 2 * shape.kv_heads * shape.head_dim, (1 + shape.gated) * shape.hidden)
-        alike = kernels._ALIKE * (shape.heads // shape.kv_heads)
+        alike = -(-shape.alike * (shape.heads // shape.kv_heads) // (2 * GRID)) * 2 * GRID
         sums = np.zeros((self.threads, kernels.ROWS, PANEL), np.int32)
         whole = -(-self.config.context // PAGE) * PAGE
         return Work(
@@ -124,6 +125,7 @@ class CpuRunner:
             floats=sums.view(np.float32),
             queries=np.zeros((self.threads, alike, shape.padded_dim), np.float32),
             scores=np.zeros((self.threads, alike, whole), np.float32),
+            shares=np.zeros((self.threads, alike, whole if shape.grids else 0), np.uint16),
             read=np.zeros((self.threads, alike, shape.padded_dim), np.float32),
         )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import float32, int32, types, uint32
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from almanac.nn import tiles
@@ -22,8 +23,6 @@ PANEL = 32
 ROWS = 32
 """Rows whose products with a panel are made one after the other, while the panel is near."""
 INT8, BF16, FP32 = 0, 1, 2
-_ALIKE = 8
-"""Tokens of one sequence whose attention is computed together."""
 
 _intrinsic: Any = intrinsic  # which it makes of a function, no signature tells
 _TILES = {(kind, rows): tiles.tile(kind, rows, 2) for kind in tiles.PER_STEP for rows in (1, 2, 3, 4, 8)}
@@ -31,6 +30,7 @@ _int8_1, _int8_2, _int8_3, _int8_4, _int8_8 = (_TILES["int8", rows] for rows in 
 _bf16_1, _bf16_2, _bf16_3, _bf16_4, _bf16_8 = (_TILES["bf16", rows] for rows in (1, 2, 3, 4, 8))
 _int8_grid, _int8_grids = tiles.grid("int8", 1), tiles.grid("int8", 2)
 _bf16_grid, _bf16_grids = tiles.grid("bf16", 1), tiles.grid("bf16", 2)
+_bf16_more, _bf16_mores = tiles.grid("bf16", 1, add=True), tiles.grid("bf16", 2, add=True)
 _fp32_1, _fp32_2, _fp32_3, _fp32_4, _fp32_8 = (_TILES["fp32", rows] for rows in (1, 2, 3, 4, 8))
 
 
@@ -47,6 +47,8 @@ class Shape(NamedTuple):
     width: int
     heads: int
     kv_heads: int
+    alike: int
+    """Tokens of one sequence whose attention is computed together."""
     head_dim: int
     padded_dim: int
     """Channels of a head in a page: a multiple of 32."""
@@ -139,6 +141,8 @@ class Work(NamedTuple):
     """float32, threads × rows of attention × padded_dim."""
     scores: np.ndarray
     """float32, threads × rows of attention × positions."""
+    shares: np.ndarray
+    """uint16, the same as bfloat16, where the matrix unit multiplies."""
     read: np.ndarray
     """float32, threads × rows of attention × padded_dim."""
 
@@ -157,6 +161,18 @@ def _float(_, bits):
     return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
         args[0], ir.FloatType()
     )
+
+
+@_intrinsic
+def _larger(_, one, other):
+    """The larger float32, in a form that becomes vectors."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 2)
+        larger = cgutils.get_or_insert_function(builder.module, kind, "llvm.maxnum.f32")
+        return builder.call(larger, args, fastmath=("fast",))
+
+    return types.float32(types.float32, types.float32), generate
 
 
 @_intrinsic
@@ -319,7 +335,7 @@ def to_bytes(work, row, size):
     x, found = work.inputs[row], work.bytes[row]
     most = float32(1e-12)
     for i in range(size):
-        most = max(most, abs(x[i]))
+        most = _larger(most, abs(x[i]))
     factor, total = float32(127) / most, int32(0)
     for i in range(size):
         value = int32(np.rint(x[i] * factor))
@@ -416,11 +432,13 @@ def keep(row, layer, shape, rows, weights, pages, work):
                 pages.keys[layer, page, head].view(np.uint16),
                 pages.values[layer, page, head].view(np.uint16),
             )
-            for i in range(dim):
-                keys[i // 2 * (2 * PAGE) + place * 2 + i % 2] = _rounded(key[i])
-                values[i // PANEL * (PAGE * PANEL) + place // 2 * (2 * PANEL) + i % PANEL * 2 + place % 2] = _rounded(
-                    value[i]
-                )
+            for half in range(2):
+                for pair in range((dim + 1 - half) // 2):
+                    keys[pair * (2 * PAGE) + place * 2 + half] = _rounded(key[2 * pair + half])
+            for part in range((dim + PANEL - 1) // PANEL):
+                at = part * (PAGE * PANEL) + place // 2 * (2 * PANEL) + place % 2
+                for i in range(min(PANEL, dim - part * PANEL)):
+                    values[at + 2 * i] = _rounded(value[part * PANEL + i])
         else:
             exact_keys = pages.keys[layer, page, head].view(np.float32)
             exact_values = pages.values[layer, page, head].view(np.float32)
@@ -430,79 +448,94 @@ def keep(row, layer, shape, rows, weights, pages, work):
 
 
 @compiled
-def _soften(scores, first, last):
-    """Softmax of a row's scores from the first to before the last, without dividing by the sum, which is returned; `last` is in the
-    last page, and what is in its rest, and before the first, becomes 0."""
-    begin, end = first // PAGE * PAGE, (last + PAGE - 1) // PAGE * PAGE
-    scores[begin:first] = float32(-1e30)
-    scores[last:end] = float32(-1e30)
+def _soften(scores):
+    """Softmax of whole pages of scores, in place, without dividing by the sum, which is returned."""
     most = float32(-1e30)
-    for i in range(begin, end):
-        most = max(most, scores[i])
-    for i in range(begin, end):
-        scores[i] = exp(scores[i] - most)
-    scores[begin:first] = float32(0)
-    scores[last:end] = float32(0)
+    for i in range(len(scores)):
+        most = _larger(most, scores[i])
     total = float32(0)
-    for i in range(begin, end):
+    for i in range(len(scores)):
+        scores[i] = exp(scores[i] - most)
         total += scores[i]
     return total
 
 
 @compiled_exactly
+def _halve(values, halves, count):
+    """Numbers as bfloat16."""
+    for i in range(count):
+        halves[i] = _rounded(values[i])
+
+
+@compiled_exactly
+def _multiply_grids(x, x_step, rows, panel, steps, sums, sums_step, add):
+    """Rows in bfloat16 times a panel by the matrix unit; what it computes of rows that there are not is left."""
+    for row in range(0, rows, 2 * tiles.GRID):
+        here, there = x + row * x_step, sums + row * sums_step
+        if rows - row > tiles.GRID:
+            if add:
+                _bf16_mores(here, x_step, panel, steps, there, sums_step)
+            else:
+                _bf16_grids(here, x_step, panel, steps, there, sums_step)
+        elif add:
+            _bf16_more(here, x_step, panel, steps, there, sums_step)
+        else:
+            _bf16_grid(here, x_step, panel, steps, there, sums_step)
+
+
+@compiled_exactly
 def attend(thread, layer, head, first_row, count, shape, rows, weights, pages, work):
     """What the queries that share a key's head read, of `count` rows of one sequence: of `wide` into `inputs`."""
-    group, dim, padded = shape.heads // shape.kv_heads, shape.head_dim, shape.padded_dim
-    queries, scores, read = work.queries[thread], work.scores[thread], work.read[thread]
+    group, dim, padded, grids = shape.heads // shape.kv_heads, shape.head_dim, shape.padded_dim, shape.grids
+    queries, scores, shares, read = work.queries[thread], work.scores[thread], work.shares[thread], work.read[thread]
     many = count * group
     scale = float32(1 / np.sqrt(dim))
     for r in range(many):
         start = (head * group + r % group) * dim
-        x = work.wide[first_row + r // group]
+        x, query = work.wide[first_row + r // group], read[r] if grids else queries[r]
+        query[dim:] = float32(0)
         for i in range(dim):
-            queries[r, i] = x[start + i] * scale
+            query[i] = x[start + i] * scale
+        if grids:
+            _halve(query, queries[r].view(np.uint16), padded)
     window = weights.windows[layer]
     start_at = rows.positions[first_row]
     first_page = max(0, start_at - window + 1) // PAGE if window else 0
     end_page = (start_at + count - 1) // PAGE + 1
     table = rows.table[rows.owner[first_row]]
     per_step = 2 if shape.kept == BF16 else 1
-    scores[:many, first_page * PAGE : end_page * PAGE] = float32(0)
+    asked, found = queries.ctypes.data, scores.ctypes.data
+    if not grids:
+        scores[:many, first_page * PAGE : end_page * PAGE] = float32(0)
     for page in range(first_page, end_page):
-        keys = pages.keys[layer, table[page], head]
-        multiply(
-            shape.kept,
-            queries.ctypes.data,
-            queries.strides[0],
-            many,
-            keys.ctypes.data,
-            padded // per_step,
-            scores.ctypes.data + page * (PAGE * 4),
-            scores.strides[0],
-        )
+        keys, there = pages.keys[layer, table[page], head].ctypes.data, found + page * (PAGE * 4)
+        if grids:
+            _multiply_grids(asked, queries.strides[0], many, keys, padded // PANEL, there, scores.strides[0], False)
+        else:
+            steps = padded // per_step
+            multiply(shape.kept, asked, queries.strides[0], many, keys, steps, there, scores.strides[0])
     read[:many] = float32(0)
     for r in range(many):
         position = start_at + r // group
         seen_from = max(0, position - window + 1) if window else 0
-        total = _soften(scores[r], seen_from, position + 1)
-        for i in range(first_page * PAGE, seen_from // PAGE * PAGE):
-            scores[r, i] = float32(0)
-        for i in range((position // PAGE + 1) * PAGE, end_page * PAGE):
-            scores[r, i] = float32(0)
-        queries[r, 0] = total
+        begin, end = first_page * PAGE, end_page * PAGE
+        scores[r, begin:seen_from] = float32(-1e30)
+        scores[r, position + 1 : end] = float32(-1e30)
+        queries[r, 0] = _soften(scores[r, seen_from // PAGE * PAGE : (position // PAGE + 1) * PAGE])
+        scores[r, begin:seen_from] = float32(0)
+        scores[r, position + 1 : end] = float32(0)
+        if grids:
+            _halve(scores[r, begin:end], shares[r, begin:end], end - begin)
     for page in range(first_page, end_page):
-        values = pages.values[layer, table[page], head]
+        values, at = pages.values[layer, table[page], head].ctypes.data, page * PAGE
         for part in range(padded // PANEL):
-            multiply(
-                shape.kept,
-                scores.ctypes.data + page * (PAGE * 4),
-                scores.strides[0],
-                many,
-                values.ctypes.data + part * (PAGE * PANEL * 4 // per_step),
-                PAGE // per_step,
-                read.ctypes.data + part * (PANEL * 4),
-                read.strides[0],
-            )
+            panel, there = values + part * (PAGE * PANEL * 4 // per_step), read.ctypes.data + part * (PANEL * 4)
+            if grids:
+                given = shares.ctypes.data + at * 2
+                _multiply_grids(given, shares.strides[0], many, panel, 1, there, read.strides[0], True)
+            else:
+                steps = PAGE // per_step
+                multiply(shape.kept, found + at * 4, scores.strides[0], many, panel, steps, there, read.strides[0])
     for r in range(many):
         factor = float32(1) / queries[r, 0]
         out, start = work.inputs[first_row + r // group], (head * group + r % group) * dim
@@ -544,7 +577,7 @@ def step(thread, threads, counter, layout, shape, weights, pages, rows, work, lo
         row, turn = 0, 0
         while row < count:
             alike = 1
-            while alike < _ALIKE and row + alike < count and rows.owner[row + alike] == rows.owner[row]:
+            while alike < shape.alike and row + alike < count and rows.owner[row + alike] == rows.owner[row]:
                 alike += 1
             for head in range(shape.kv_heads):
                 if turn % threads == thread:
