@@ -107,6 +107,32 @@ def test_company_does_not_change_an_answer(precision, sampling):
     assert guessing.counts.guessed > 0
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_who_is_let_in_between_a_steps_layers_changes_no_answer(precision):
+    sampling = SAMPLINGS["seeded"]
+    alone = [answered(core(precision=precision), [prompt], sampling)[0] for prompt in PROMPTS]
+    engine = core(precision=precision, limits=Limits(stretch=1000.0))  # which lets everybody in, whatever it takes
+    engine.warm_up()
+    texts = [
+        Sequence(list(prompt), sampling, "a" if number < 8 else str(number)) for number, prompt in enumerate(PROMPTS)
+    ]
+    newcomers, between = texts[8:], []
+
+    def meanwhile() -> None:
+        if newcomers:
+            engine.add(newcomers.pop(0))
+        between.extend(engine.interject())
+
+    for text in texts[:8]:
+        engine.add(text)
+    while not engine.idle or newcomers:
+        engine.runner.ring()
+        engine.step(meanwhile)
+    assert [list(text.drawn) for text in texts] == alone
+    assert between
+    assert engine.pool.free == engine.pool.pages
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_draft_model_does_not_change_an_answer(sampling):
     """One that is the model itself is always right; another one is not."""

@@ -1,7 +1,9 @@
 """Who is computed when: by a clock that a step moves by what it holds, so that it is the same on every machine."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from almanac.chat.engine import core as cores
 from almanac.chat.engine import scheduler
-from almanac.chat.engine.core import Core
+from almanac.chat.engine.core import Core, Drawn
 from almanac.chat.engine.pages import PAGE, PagePool, keys
 from almanac.chat.engine.queue import FairQueue
 from almanac.chat.engine.request import Sampling, Sequence
@@ -28,12 +30,23 @@ class Clock:
     """A step that something else on the machine holds up."""
     rows: list[int] = field(default_factory=list)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    on_the_way: list[Callable[[], object]] = field(default_factory=list)
+    """What happens in the middle of the next steps, before it lets others in."""
+
+    def forward(self, batch: Batch, meanwhile: Callable[[], object] | None = None) -> torch.Tensor:
         texts = len(set(batch.owner.tolist()))
-        self.now += 0.004 + 0.0006 * texts + 0.0004 * (len(batch.tokens) - texts)
+        seconds = 0.004 + 0.0006 * texts + 0.0002 * (len(batch.tokens) - texts)
+        self.now += seconds / 2
+        if meanwhile is not None and self.on_the_way:
+            self.on_the_way.pop(0)()
+            meanwhile()
+        self.now += seconds / 2
         self.now += self.before * int(batch.positions.sum()) + 0.3 * (len(self.rows) == self.held_up)
         self.rows.append(len(batch.tokens))
         return torch.zeros(len(batch.wanted), 4)
+
+    def ring(self) -> None:
+        pass
 
     def features(self, count: int) -> torch.Tensor:
         return torch.zeros(count, 1)
@@ -181,3 +194,52 @@ def test_one_who_asked_for_nothing_has_no_credit():
     queue.leave(old)
     queue.enter(text(5, 5, "old"))
     assert queue.served("old") == 0  # nobody is left to compare with
+
+
+def test_a_newcomer_does_not_wait_for_the_end_of_a_greedy_users_step(clock):
+    engine = Core(clock, 4000, frozenset(), 4096)
+    engine.warm_up()
+    streams = [text(60, 400, "a", 1000 * number) for number in range(64)]
+    mine = [text(40, 30, "b", 10**6 + 1000 * number) for number in range(12)]
+    came: dict[Sequence, list[float]] = {each: [] for each in [*streams, *mine]}
+
+    def note(drawn: list[Drawn]) -> None:
+        for each in drawn:
+            came[each.sequence].extend([clock.now] * len(each.tokens))
+
+    def arrive(new: Sequence) -> None:
+        new.arrived = clock.now
+        engine.add(new)
+
+    for each in streams:
+        engine.add(each)
+    for step in itertools.count():
+        if step >= 100 and step % 40 == 0 and step // 40 - 3 < len(mine):
+            clock.on_the_way = [partial(arrive, mine[step // 40 - 3])]
+        note(engine.step(lambda: note(engine.interject())))
+        assert len(engine.scheduler.running) <= 65  # and the next step trims it
+        if engine.idle:
+            break
+    gaps = np.concatenate([np.diff(came[stream]) for stream in streams])
+    assert np.quantile(gaps, 0.99) < 3 * np.median(gaps)  # one of them gives its place up, and waits
+    whole = 0.004 + 0.0006 * 64
+    waits = [came[each][0] - each.arrived for each in mine]
+    assert np.median(waits) < 0.004 + 0.0002 * 40 + 0.001 < whole / 2 + 0.004
+    assert all(len(came[each]) == 400 for each in streams)
+    assert engine.pool.free == engine.pool.pages
+
+
+def test_nobody_is_let_in_where_a_step_is_as_long_as_it_may(clock):
+    """A long prompt has its part of a step already: another, from somebody else, waits for the next."""
+    engine = Core(clock, 2000, frozenset(), 4096)
+    engine.warm_up()
+    for number in range(32):
+        engine.add(text(60, 300, "a", 1000 * number))
+    for _ in range(50):
+        engine.step()
+    engine.add(text(1500, 20, "a", 10**6))
+    clock.on_the_way = [lambda: engine.add(text(40, 20, "b", 10**7))]
+    meanwhile: list[Drawn] = []
+    engine.step(lambda: meanwhile.extend(engine.interject()))
+    assert not meanwhile
+    assert any(each.sequence.key == "b" for _ in range(3) for each in engine.step())

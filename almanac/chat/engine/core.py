@@ -5,8 +5,9 @@ it.
 Its law: what a text becomes does not depend on who else is served, nor on how its tokens came into steps."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from almanac.chat.engine import sampler
-from almanac.chat.engine.pages import PagePool
+from almanac.chat.engine.pages import PAGE, PagePool
 from almanac.chat.engine.request import Reason, Sequence
 from almanac.chat.engine.rows import Batch
 from almanac.chat.engine.scheduler import DEFAULT, Limits, Plan, Scheduler
@@ -25,8 +26,15 @@ from almanac.chat.engine.speculate import Guesser
 class Runner(Protocol):
     """What computes steps."""
 
-    def forward(self, batch: Batch) -> Float[Tensor, "wanted vocabulary"]:
-        """Compute tokens, keep their keys and values; the logits of the rows that are wanted."""
+    def forward(
+        self, batch: Batch, meanwhile: Callable[[], object] | None = None
+    ) -> Float[Tensor, "wanted vocabulary"]:
+        """Compute tokens, keep their keys and values; the logits of the rows that are wanted. On the way it may call `meanwhile`, which may
+        have another batch computed."""
+        ...
+
+    def ring(self) -> None:
+        """Have the step that is being computed, or else the next one, call its `meanwhile` soon; from any thread."""
         ...
 
     def features(self, count: int) -> Float[Tensor, "count width"]:
@@ -117,21 +125,52 @@ class Core:
         if sequence.reason is None:
             self._end(sequence, reason)
 
-    def step(self) -> list[Drawn]:
-        """Compute a step, and say what was drawn."""
+    def warm_up(self) -> None:
+        """Compute what is thrown away, before there is anything to do: then all is compiled, and how long steps take is known."""
+        count = min(2 * PAGE, self.scheduler.limits.rows, self.context, self.pool.free * PAGE)
+        table = np.arange(-(-count // PAGE), dtype=np.int32)[None]
+        for drawing, rows in ((1, 1), (0, count)):
+            places = np.arange(rows, dtype=np.int32)
+            batch = Batch(np.zeros(rows, np.int64), places, np.zeros(rows, np.int32), table, places[-1:])
+            self.runner.forward(batch).cpu()
+            began = time.monotonic()
+            self.runner.forward(batch).cpu()
+            self.scheduler.pace.saw(drawing, [] if drawing else [(0, rows)], time.monotonic() - began)
+
+    def step(self, meanwhile: Callable[[], object] | None = None) -> list[Drawn]:
+        """Compute a step, and say what was drawn.
+
+        Args:
+            meanwhile: called on the way when the runner is rung for; may `add` texts, and `interject`.
+        """
         drawn = self._give_up_late_ones()
         self._guess()
-        plan = self.scheduler.plan()
+        return drawn + self._compute(self.scheduler.plan(), meanwhile)
+
+    def interject(self) -> list[Drawn]:
+        """While a step is computed, compute what should not wait for its end, and say what was drawn."""
+        return self._compute(self.scheduler.interject())
+
+    def _compute(self, plan: Plan, meanwhile: Callable[[], object] | None = None) -> list[Drawn]:
+        drawn: list[Drawn] = []
         if not plan.spans:
             return drawn
         for source, target in plan.copies:
             self.runner.copy_page(source, target)
         batch, wanted = _batch(plan)
+        apart = 0.0
+
+        def others(meanwhile: Callable[[], object]) -> None:
+            nonlocal apart
+            left = time.monotonic()
+            meanwhile()
+            apart += time.monotonic() - left
+
         began = time.monotonic()
-        logits = self.runner.forward(batch).cpu().numpy()
+        logits = self.runner.forward(batch, partial(others, meanwhile) if meanwhile else None).cpu().numpy()
         self._note_features(plan, wanted)
         self.counts.steps += 1
-        self.scheduler.took(plan, time.monotonic() - began)
+        self.scheduler.took(plan, time.monotonic() - began - apart)
         place = 0
         for (sequence, count), asked in zip(plan.spans, wanted, strict=True):
             drawn += self._take(sequence, count, logits[place : place + asked])

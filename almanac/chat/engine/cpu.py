@@ -2,6 +2,7 @@
 
 import mmap
 import threading
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -60,23 +61,41 @@ class CpuRunner:
         self.pages = self._empty_pages(pages)
         self.threads, self.most_rows = threads, most_rows
         self.work = self._workspace()
+        self._free = [np.zeros_like(self.work.x), self.work.x]
+        self._bell, self._quiet = _aligned((8,), np.int64), _aligned((8,), np.int64)
         self._team = _Team(threads)
 
-    def forward(self, batch: Batch) -> Float[Tensor, "wanted vocabulary"]:
+    def forward(
+        self, batch: Batch, meanwhile: Callable[[], object] | None = None
+    ) -> Float[Tensor, "wanted vocabulary"]:
         """Compute tokens, keep their keys and values, and return the logits of what follows those that are wanted.
 
         Args:
             batch: at most `most_rows` tokens.
+            meanwhile: called between layers when somebody rings; may have another batch computed, without a `meanwhile` of its own.
         """
         count = len(batch.tokens)
         x = self.embedding[torch.from_numpy(batch.tokens)].float()
         if self.places is not None:
             x += self.places[torch.from_numpy(batch.positions)]
-        self.work.x[:count] = x.numpy()
+        work = self.work._replace(x=self._free.pop())
+        work.x[:count] = x.numpy()
         rows = Rows(batch.positions, batch.owner, batch.table, batch.wanted)
         logits = np.empty((len(batch.wanted), self.config.vocabulary), np.float32)
-        self._team.run(self.shape, self.weights, self.pages, rows, self.work, logits)
+        task = (self.shape, self.weights, self.pages, rows, work, logits)
+        try:
+            done = self._team.run(*task, (self._bell if meanwhile else self._quiet).ctypes.data, 0)
+            while meanwhile and done < self.shape.layers:
+                self._bell[0] = 0
+                meanwhile()
+                done = self._team.run(*task, self._bell.ctypes.data, done)
+        finally:
+            self._free.append(work.x)
         return torch.from_numpy(logits)
+
+    def ring(self) -> None:
+        """Have the step that is being computed, or else the next one, call its `meanwhile` after the layer at hand."""
+        self._bell[0] = 1
 
     def features(self, count: int) -> Float[Tensor, "count width"]:
         """What the last step's first so many wanted rows were before the head."""
@@ -127,6 +146,7 @@ class CpuRunner:
             scores=np.zeros((self.threads, alike, whole), np.float32),
             shares=np.zeros((self.threads, alike, whole if shape.grids else 0), np.uint16),
             read=np.zeros((self.threads, alike, shape.padded_dim), np.float32),
+            stopped=np.zeros(1, np.int64),
         )
 
 
@@ -150,15 +170,16 @@ class _Team:
         for other in self._others:
             other.start()
 
-    def run(self, *task: object) -> None:
-        """A step, by all."""
+    def run(self, *task: object) -> int:
+        """A step, by all; the layer with which it has to go on."""
         self._counter[0] = 0
         self._task = task
         for begin in self._begin:
             begin.release()
-        kernels.step(0, self.threads, self._counter.ctypes.data, LAYOUT.ctypes.data, *task)
+        done = kernels.step(0, self.threads, self._counter.ctypes.data, LAYOUT.ctypes.data, *task)
         for _ in self._others:
             self._done.acquire()
+        return done
 
     def close(self) -> None:
         """End the others."""

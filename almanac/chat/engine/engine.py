@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Row
 from contextlib import suppress
@@ -216,7 +217,11 @@ class Engine:
             guessing = Guessing(self._drafting(draft, where, rows))
         runner = self._runner(model.network, where, rows)
         self.core = Core(runner, self.pages, model.vocabulary.ends, self.context, limits, guessing)
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.core.warm_up()
+        self._inbox: queue.SimpleQueue[Sequence | Callable[[], None] | None] = queue.SimpleQueue()
+        self._later: deque[Callable[[], None] | None] = (
+            deque()
+        )  # what came while a step was computed, and may change what is in it
         self._thread = threading.Thread(target=self._run, daemon=True, name="engine")
         self._thread.start()
 
@@ -279,7 +284,8 @@ class Engine:
             )
         first, *others = ticket.sequences
         first.siblings = others
-        self._inbox.put(lambda: self.core.add(first))
+        self._inbox.put(first)
+        self.core.runner.ring()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -349,21 +355,30 @@ class Engine:
     def _run(self) -> None:
         while True:
             try:
-                task = self._inbox.get(block=self.core.idle)
+                task = self._later.popleft() if self._later else self._inbox.get(block=self.core.idle)
             except queue.Empty:
                 self._step()
                 continue
             if task is None:
                 return
-            task()
+            self.core.add(task) if isinstance(task, Sequence) else task()
 
     def _step(self) -> None:
         try:
-            drawn = self.core.step()
+            drawn = self.core.step(self._meanwhile)
         except Exception:
             logging.getLogger(__name__).exception("a step failed; what was being answered is given up")
             drawn = self.core.give_up()
         for each in drawn:
+            self._tell(each)
+
+    def _meanwhile(self) -> None:
+        """While a step is computed: who has just come is let in, and may begin."""
+        with suppress(queue.Empty):
+            while True:
+                task = self._inbox.get_nowait()
+                self.core.add(task) if isinstance(task, Sequence) else self._later.append(task)
+        for each in self.core.interject():
             self._tell(each)
 
     def _tell(self, drawn: Drawn) -> None:

@@ -1,6 +1,7 @@
 """A model on a GPU: its weights as `gpu_kernels` reads them, the pages of its keys and values, and steps recorded once as CUDA graphs, so
 that the processor need not launch hundreds of kernels for each token."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,11 @@ class GpuRunner:
         self._features = torch.empty(0)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> Float[Tensor, "wanted vocabulary"]:
-        """Compute tokens, keep their keys and values, and return the logits of what follows those that are wanted."""
+    def forward(
+        self, batch: Batch, meanwhile: Callable[[], object] | None = None
+    ) -> Float[Tensor, "wanted vocabulary"]:
+        """Compute tokens, keep their keys and values, and return the logits of what follows those that are wanted. A step takes a few
+        milliseconds here, so that nobody is let in meanwhile."""
         groups = _groups(batch, kernels.QUERIES // (self.config.heads // self.config.kv_heads))
         pieces = int(batch.positions.max()) // kernels.PIECE + 1
         wanted = torch.from_numpy(batch.wanted).to(self.device)
@@ -65,6 +69,9 @@ class GpuRunner:
         if self._memory is None:
             return logits
         return torch.empty(logits.shape, pin_memory=True).copy_(logits)
+
+    def ring(self) -> None:
+        """Nothing: see `forward`."""
 
     def features(self, count: int) -> Float[Tensor, "count width"]:
         """What the last step's first so many wanted rows were before the head."""

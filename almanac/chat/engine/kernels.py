@@ -145,6 +145,8 @@ class Work(NamedTuple):
     """uint16, the same as bfloat16, where the matrix unit multiplies."""
     read: np.ndarray
     """float32, threads × rows of attention × padded_dim."""
+    stopped: np.ndarray
+    """int64: whether the bell had rung after the last layer."""
 
 
 @_intrinsic
@@ -544,7 +546,7 @@ def attend(thread, layer, head, first_row, count, shape, rows, weights, pages, w
 
 
 @compiled_exactly
-def step(thread, threads, counter, layout, shape, weights, pages, rows, work, logits):
+def step(thread, threads, counter, layout, shape, weights, pages, rows, work, logits, bell, first):
     """A thread's part of a forward step; all threads call it at once.
 
     Args:
@@ -556,15 +558,20 @@ def step(thread, threads, counter, layout, shape, weights, pages, rows, work, lo
         weights: the model's.
         pages: keys and values; read, and written to.
         rows: the tokens.
-        work: `work.x` holds their embeddings.
+        work: `work.x` holds their embeddings, or what the layers before made of them.
         logits: float32, wanted rows × outputs of the head; written to.
+        bell: address of a 64-bit number; when it is no longer 0, the step stops after the layer at hand.
+        first: the layer with which it begins, or goes on.
+
+    Returns:
+        The layer with which it has to go on; as many as there are: it is done.
     """
     count, kind, grids = len(rows.positions), shape.kind, shape.grids
     if grids:
         tiles.begin_grids(layout)
     begin, end = count * thread // threads, count * (thread + 1) // threads
     queries = shape.heads * shape.head_dim
-    for layer in range(shape.layers):
+    for layer in range(first, shape.layers):
         for row in range(begin, end):
             normalise(work.x[row], work.inputs[row], weights.norms[layer, 0], shape.layer_norm, shape.norm_eps)
             ready(work, row, shape.width, shape)
@@ -602,7 +609,13 @@ def step(thread, threads, counter, layout, shape, weights, pages, rows, work, lo
             ready(work, row, shape.hidden, shape)
         meet(counter, threads)
         project(thread, threads, kind, grids, count, work, weights.down, layer, work.x, True)
+        if thread == 0:
+            work.stopped[0] = _arrived(bell)
         meet(counter, threads)
+        if work.stopped[0] and layer + 1 < shape.layers:
+            if grids:
+                tiles.end_grids()
+            return layer + 1
     wanted = rows.wanted
     begin, end = len(wanted) * thread // threads, len(wanted) * (thread + 1) // threads
     for row in range(begin, end):
@@ -612,3 +625,4 @@ def step(thread, threads, counter, layout, shape, weights, pages, rows, work, lo
     project(thread, threads, kind, grids, len(wanted), work, weights.head, 0, logits, False)
     if grids:
         tiles.end_grids()
+    return shape.layers

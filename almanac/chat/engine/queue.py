@@ -60,11 +60,15 @@ class FairQueue:
         """Whose texts wait."""
         return set(self._waiting)
 
+    @property
+    def firsts(self) -> list[Sequence]:
+        """The text of each owner whose turn it would be."""
+        return [min(texts, key=lambda text: text.priority) for texts in self._waiting.values()]
+
     def next(self, favourite: str | None = None) -> Sequence | None:
         """Whose turn it is: of the lowest priority, the least served's first; of those who were served alike, the favourite's."""
-        firsts = [min(texts, key=lambda text: text.priority) for texts in self._waiting.values()]
         order = lambda text: (text.priority, self._served[text.key], text.key != favourite, text.number)  # noqa: E731
-        return min(firsts, key=order, default=None)
+        return min(self.firsts, key=order, default=None)
 
     def served(self, key: str) -> float:
         """How much somebody was served, in tokens."""

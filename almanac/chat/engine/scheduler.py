@@ -26,9 +26,9 @@ class Limits:
     """Tokens in a step."""
     running: int = 64
     """Texts at a time."""
-    stretch: float = 1.1
-    """By how much prompts may make a step longer in which answers are drawn, of the time that it takes without. Measured: at 1.25 the
-    longest of many gaps between an answer's tokens is three times the usual."""
+    stretch: float = 1.0
+    """By how much prompts may make a step longer in which answers are drawn, of the time that it takes without. Measured: at 1.1 the
+    longest of many gaps between an answer's tokens is 2.4 to 2.8 times the usual."""
     chunk: int | None = None
     """Tokens of prompts in such a step, instead."""
 
@@ -37,19 +37,21 @@ DEFAULT = Limits()
 
 
 class Pace:
-    """How long steps take: of answers alone, and for each token of a prompt, which takes the longer the more tokens there are before it.
-    Both are medians of the last ones, because now and then something else on the machine holds a step up."""
+    """How long steps take: at least, of answers alone, and for each token of a prompt, which takes the longer the more tokens there are
+    before it. The latter are medians of the last ones, because now and then something else on the machine holds a step up."""
 
     def __init__(self) -> None:
+        self.least = math.inf
+        """s of a step, however little is in it."""
         self._answers: deque[float] = deque(maxlen=9)
         self._drawing = 0
-        self._tokens: deque[tuple[float, float]] = deque(maxlen=32)
+        self._prompts: deque[_Seen] = deque(maxlen=32)
         self._first = self._further = 0.0
 
     @property
     def known(self) -> bool:
         """Whether there were steps of both kinds."""
-        return bool(self._answers) and bool(self._tokens)
+        return bool(self._answers) and bool(self._prompts)
 
     @property
     def answering(self) -> float:
@@ -64,9 +66,12 @@ class Pace:
             parts: of each prompt in it, tokens before its part, and tokens of it.
             seconds: that it took.
         """
+        if seconds < self.least:
+            self.least = seconds
+            self._fit()
         alike = 0.9 * self._drawing <= drawing <= 1.1 * self._drawing
         if parts and (alike or not drawing):
-            self._learn(parts, max(seconds - (self.answering if drawing else 0.0), 0.0))
+            self._learn(parts, seconds, self.answering if drawing else None)
             return
         if not alike:  # the last ones say nothing of it
             self._answers.clear()
@@ -82,18 +87,41 @@ class Pace:
         each = self._first + self._further * start
         return int(2 * seconds / (each + math.sqrt(each**2 + 2 * self._further * seconds)))
 
-    def _learn(self, parts: Row[tuple[int, int]], seconds: float) -> None:
-        """Prompts took so long: a line through what a token took, by how many were before it (Theil 1950, Sen 1968)."""
+    def _learn(self, parts: Row[tuple[int, int]], seconds: float, answering: float | None) -> None:
+        """Prompts took so long."""
         tokens = sum(count for _, count in parts)
-        if tokens < PAGE // 2:
+        if tokens >= PAGE // 2:
+            before = sum(count * (start + count / 2) for start, count in parts) / tokens
+            self._prompts.append(_Seen(before, tokens, seconds, answering))
+            self._fit()
+
+    def _fit(self) -> None:
+        """A line through what tokens took, by how many were before them (Theil 1950, Sen 1968)."""
+        if not self._prompts:
             return
-        self._tokens.append((sum(count * (start + count / 2) for start, count in parts) / tokens, seconds / tokens))
-        before, each = np.array(self._tokens).T
+        before, each = np.array([(seen.before, seen.each(self.least)) for seen in self._prompts]).T
         apart = before[:, None] - before
         pairs = apart > 2 * PAGE
         slopes = (each[:, None] - each)[pairs] / apart[pairs]
         self._further = max(float(np.median(slopes)), 0.0) if len(slopes) else 0.0
         self._first = max(float(np.median(each - self._further * before)), float(np.median(each)) / 4, 1e-7)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A step with prompts in it."""
+
+    before: float
+    """Tokens before one of theirs, on average."""
+    tokens: int
+    seconds: float
+    answering: float | None
+    """s of these for answers; None: there were none in it."""
+
+    def each(self, least: float) -> float:
+        """s of a token, where a step takes so long at least."""
+        beside = least if self.answering is None else self.answering
+        return max(self.seconds - beside, self.seconds / 4) / self.tokens
 
 
 @dataclass
@@ -136,6 +164,8 @@ class Scheduler:
         self.pace = Pace()
         self.preemptions = 0
         self._gave_way = False
+        self._spare = 0.0  # s that others may still add to the step that is being computed
+        self._beyond = 0  # texts that were let in on the way, though as many ran as may
 
     def add(self, sequence: Sequence) -> None:
         """A text is to be answered."""
@@ -163,24 +193,45 @@ class Scheduler:
         plan, room = Plan(), Room(self.limits.rows)
         self._make_place()
         first = None if self._gave_way else self._first()
-        for sequence in [each for each in self.running if not each.is_prompt and first in (None, each.key)]:
+        favourite = first.key if first is not None else None
+        gives_way = first is not None and self._is_short(first)
+        answered = [each for each in self.running if not each.is_prompt]
+        for sequence in [each for each in answered if not gives_way or each.key == favourite]:
             count = min(1 + len(sequence.draft), room.tokens)
             if count and sequence in self.running and self._make_room(sequence, sequence.computed + count, plan):
                 sequence.draft = sequence.draft[: count - 1]
                 plan.spans.append((sequence, count))
                 room.tokens -= count
-        if plan.spans or first is not None:
-            self._limit(room)
-        self._gave_way = first is not None
+        if plan.spans or gives_way:
+            self._limit(room, alone=not plan.spans)
+        self._gave_way = gives_way
+        if first is not None and first not in self.running and len(self.running) < self.limits.running:
+            self._admit(first)
         prompts = [each for each in self.running if each.is_prompt]
-        for sequence in sorted(prompts, key=lambda each: each.key != first):
+        for sequence in sorted(prompts, key=lambda each: each.key != favourite):
             if room.is_left:
                 self._advance(sequence, room, plan)
         while room.is_left:
-            sequence = self.waiting.next(first)
+            sequence = self.waiting.next(favourite)
             if sequence is None or len(self.running) >= self.limits.running or not self._admit(sequence):
                 break
             self._advance(sequence, room, plan)
+        self._spare = room.seconds if room.seconds < math.inf else 0.0
+        return plan
+
+    def interject(self) -> Plan:
+        """A step within the one that is being computed, for somebody who should not wait for its end: the beginning of a short prompt, as
+        far as it makes the other step no longer than prompts may. It takes nothing from texts that run; empty, where there is none."""
+        plan, sequence = Plan(), self._first()
+        if sequence is None or sequence in self.running or not self.pace.known or not self._is_short(sequence):
+            return plan
+        room = Room(self.limits.rows, self._spare - self.pace.least)
+        full = len(self.running) >= self.limits.running
+        if not room.is_left or (full and self._greediest(sequence) is None) or not self._admit(sequence):
+            return plan
+        self._beyond += full
+        self._advance(sequence, room, plan)
+        self._spare = room.seconds
         return plan
 
     def took(self, plan: Plan, seconds: float) -> None:
@@ -188,34 +239,59 @@ class Scheduler:
         parts = [(sequence.computed, count) for sequence, count in plan.spans if sequence.is_prompt]
         self.pace.saw(len(plan.spans) - len(parts), parts, seconds)
 
-    def _limit(self, room: Room) -> None:
+    def _limit(self, room: Room, alone: bool) -> None:
         """Leave prompts as much of a step as makes it somewhat longer for those whose answers are drawn in it, or wait for it."""
         if self._gave_way:
             room.tokens = 0
         elif self.limits.chunk is not None or not self.pace.known:
             room.tokens = min(room.tokens, self.limits.chunk or 2 * PAGE)
         else:
-            room.seconds = self.limits.stretch * self.pace.answering
+            room.seconds = self._share(alone)
 
-    def _first(self) -> str | None:
-        """Who has been served no more than all whose answers are being drawn, has none of these, and a text that begins: they wait for
-        a part of it, and then it for them."""
-        begins = {each.key for each in self.running if each.is_prompt and not each.drawn} | self.waiting.keys
+    def _share(self, alone: bool) -> float:
+        """s of prompts by which a step may become longer; `alone`: by a step of their own."""
+        return max(self.limits.stretch * self.pace.answering - (self.pace.least if alone else 0.0), 1e-4)
+
+    def _first(self) -> Sequence | None:
+        """A text that begins, of somebody who has been served no more than all whose answers are being drawn, and has none of these."""
+        begins = {each.key: each for each in self.waiting.firsts}
+        begins |= {each.key: each for each in self.running if each.is_prompt and not each.drawn}
         answered = {each.key for each in self.running if not each.is_prompt}
-        if not begins - answered or not answered:
+        if not begins.keys() - answered or not answered:
             return None
-        key = min(begins - answered, key=self.waiting.served)
-        return key if self.waiting.served(key) <= min(map(self.waiting.served, answered)) else None
+        key = min(begins.keys() - answered, key=self.waiting.served)
+        return begins[key] if self.waiting.served(key) <= min(map(self.waiting.served, answered)) else None
+
+    def _is_short(self, sequence: Sequence) -> bool:
+        """Whether others wait while a text begins, and then it for them: if that takes no more than two turns. A longer one has its parts
+        in steps with them, which need not be read twice."""
+        if not self.pace.known:
+            return True
+        start = sequence.computed or len(self._find(sequence)) * PAGE
+        return self.pace.seconds(start, len(sequence.tokens) - start) <= 2 * self._share(alone=True)
 
     def _make_place(self) -> None:
         """Where as many texts run as may, one of whoever has most of them gives its place to one of whoever has fewer."""
+        while self._beyond and len(self.running) > self.limits.running:
+            self._preempt(self._newest(Counter(each.key for each in self.running).most_common(1)[0][0]))
+            self._beyond -= 1
+        self._beyond = 0
         sequence = self.waiting.next()
         if sequence is None or len(self.running) < self.limits.running:
             return
+        greediest = self._greediest(sequence)
+        if greediest is not None:
+            self._preempt(self._newest(greediest))
+
+    def _greediest(self, sequence: Sequence) -> str | None:
+        """Who has most texts that run, if that is more than the text's owner would have with it."""
         counts = Counter(each.key for each in self.running)
         greediest, most = counts.most_common(1)[0]
-        if most > counts[sequence.key] + 1:
-            self._preempt(max((each for each in self.running if each.key == greediest), key=lambda text: text.number))
+        return greediest if most > counts[sequence.key] + 1 else None
+
+    def _newest(self, key: str) -> Sequence:
+        """Of somebody's texts that run."""
+        return max((each for each in self.running if each.key == key), key=lambda text: text.number)
 
     def computed(self, sequence: Sequence, count: int) -> None:
         """So many more tokens of a text have keys and values; full pages can be found from now on."""
@@ -243,10 +319,8 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Begin a text, if all of it finds place: one that began with less might wait for pages in the middle, and others with it."""
-        length = len(sequence.tokens)
-        sequence.keys = pages.keys(sequence.tokens, sequence.salt, sequence.keys)
-        known = [] if sequence.sampling.prompt_logprobs else self.pool.find(sequence.keys[: (length - 1) // PAGE])
-        needed = -(-length // PAGE) - len(known)
+        known = self._find(sequence)
+        needed = -(-len(sequence.tokens) // PAGE) - len(known)
         if needed > self.pool.free - sum(map(self.pool.is_free, known)):
             return False
         self.waiting.drop(sequence)
@@ -259,6 +333,13 @@ class Scheduler:
         sequence.begun = sequence.begun or time.monotonic()
         self.running.append(sequence)
         return True
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """Pages that hold a text's beginning already; its last token is computed in any case."""
+        sequence.keys = pages.keys(sequence.tokens, sequence.salt, sequence.keys)
+        if sequence.sampling.prompt_logprobs:
+            return []
+        return self.pool.find(sequence.keys[: (len(sequence.tokens) - 1) // PAGE])
 
     def _make_room(self, sequence: Sequence, length: int, plan: Plan) -> bool:
         """Pages for a text's next tokens, its own; False: it gave its pages back instead."""
