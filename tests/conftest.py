@@ -15,7 +15,7 @@ if not os.environ.get("ALMANAC_DATA") and _DEVELOPMENT.is_dir():
     os.environ["ALMANAC_DATA"] = str(_DEVELOPMENT)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs_data():
     """Skip a test whose data set is neither at $ALMANAC_DATA nor in the cache."""
     from almanac.runtime import hub

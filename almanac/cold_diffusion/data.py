@@ -2,7 +2,6 @@
 in memory as bytes at its training size; networks see batches in [−1, 1]."""
 
 import csv
-import gzip
 import io
 import tarfile
 import zipfile
@@ -20,9 +19,10 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from almanac.runtime import hub
+from almanac.runtime import hub, mnist
 from almanac.runtime.errors import UserError
 from almanac.runtime.pictures import SUFFIXES, read_picture
+from almanac.runtime.shuffled import generator, order
 
 MEMORY_LIMIT = 8 * 2**30
 """A set may take this many bytes at its training size."""
@@ -108,34 +108,17 @@ class Batches:
     def __call__(self, number: int) -> Float[Tensor, "batch channels height width"]:
         """Batch `number`, in [−1, 1]."""
         epoch, place = divmod(number, self.per_epoch)
-        order = _order(len(self.images), self.seed, epoch)
-        batch = self.images.batch(order[place * self.batch_size : (place + 1) * self.batch_size])
+        shuffled = order(len(self.images), self.seed, epoch)
+        batch = self.images.batch(shuffled[place * self.batch_size : (place + 1) * self.batch_size])
         if not self.images.mirrored:
             return batch
-        flip = torch.rand(len(batch), generator=_generator(self.seed, number)) < 0.5
+        flip = torch.rand(len(batch), generator=generator(self.seed, number)) < 0.5
         return torch.where(flip[:, None, None, None], batch.flip(3), batch)
 
 
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:
-    return torch.randperm(count, generator=_generator(seed, epoch))
-
-
-def _generator(*parts: int) -> torch.Generator:
-    seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.Generator().manual_seed(seed)
-
-
 def _mnist(split: str, size: tuple[int, int]) -> ImageSet:
-    folder = hub.data("mnist")
-    stem = "train" if split == "train" else "t10k"
-    pixels = _idx(folder / f"{stem}-images-idx3-ubyte.gz", header=16).reshape(-1, 1, 28, 28)
-    labels = _idx(folder / f"{stem}-labels-idx1-ubyte.gz", header=8)
-    return ImageSet("mnist", _resized(torch.from_numpy(pixels), size), torch.from_numpy(labels).long())
-
-
-def _idx(path: Path, header: int) -> np.ndarray:
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header).copy()
+    pixels, labels = mnist.read(split)
+    return ImageSet("mnist", _resized(torch.from_numpy(pixels[:, None]), size), torch.from_numpy(labels).long())
 
 
 _ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")

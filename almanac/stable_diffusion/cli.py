@@ -24,13 +24,14 @@ Sampler = Literal[
     "dpmpp_sde",
     "dpmpp_2m_sde",
 ]
+Preset = Literal["cpu", "gpu", "paper"]
 Count = Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
 
 
 def generate(
     prompt: tyro.conf.Positional[str] = "",
     *,
-    model: str,
+    model: str = "scenes",
     negative_prompt: str = "",
     count: Count = 1,
     seed: int | None = None,
@@ -62,7 +63,8 @@ def generate(
 
     Args:
         prompt: what to paint. (this:1.3) counts more, [this] less; [this:that:0.5] changes on the way, [this|that] at each step.
-        model: an official .safetensors or .ckpt file, a folder of diffusers', or hf://owner/repo.
+        model: scenes (shipped: digits, colours, places), an official .safetensors or .ckpt file, what `train` wrote, a folder of
+            diffusers', or hf://owner/repo.
         negative_prompt: what not to paint.
         count: pictures.
         seed: of the first; the next have the next ones. None: drawn by chance.
@@ -169,6 +171,192 @@ def convert(
     console.result({"out": str(out)}, json, str(out))
 
 
+def train_vae(
+    *,
+    data: str = "scenes",
+    preset: Preset = "cpu",
+    out: Path | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    cluster: str | None = None,
+    workers: int = 2,
+    json: bool = False,
+) -> None:
+    """Train an autoencoder from scratch: the first part of a model. Writes OUT/model.safetensors, which `train` takes as --vae.
+
+    A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
+
+    Args:
+        data: scenes (digits with colours and places), emoji, or a folder of captioned pictures: metadata.jsonl with file_name and text,
+            a .txt beside each picture, or webdataset's .tar.
+        preset: size of machine: cpu (two cores, twenty minutes), gpu (one large GPU, minutes), paper (the published sizes).
+        out: the run's folder; default: runs/DATA-vae.
+        steps: optimiser steps, instead of the preset's.
+        batch_size: pictures a batch, instead of the preset's.
+        resume: go on with the run in --out.
+        seed: of weights, order and noise.
+        device: auto, cpu or cuda.
+        cluster: address of a Ray cluster (auto, host:port), or local to start one here; then --workers processes train together.
+        workers: processes on the cluster.
+        json: print one JSON object.
+    """
+    from almanac.stable_diffusion import train as recipe
+
+    chosen = recipe.with_overrides(recipe.PRESETS[preset], steps=steps, batch_size=batch_size, part="autoencoder")
+    folder = (out or Path("runs") / f"{Path(data).name}-vae").absolute()
+
+    def run() -> dict[str, Any]:
+        return recipe.train_autoencoder(data, folder, chosen, seed=seed, device_name=device, resume=resume)
+
+    _trained(_together(run, cluster, workers, device), folder, ("steps", "l1", "seconds", "images_per_second"), json)
+
+
+def train(
+    *,
+    vae: str,
+    data: str = "scenes",
+    preset: Preset = "cpu",
+    out: Path | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    cluster: str | None = None,
+    workers: int = 2,
+    json: bool = False,
+) -> None:
+    """Train a text encoder and a U-Net from scratch on an autoencoder's latents. Writes OUT/model.safetensors, the whole model, which
+    `generate` takes as --model.
+
+    A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
+
+    Args:
+        vae: what `train-vae` wrote: its folder, or the file in it.
+        data: scenes, emoji, or a folder of captioned pictures, as `train-vae` takes it.
+        preset: size of machine: cpu (two cores, an hour), gpu (one large GPU, under 25 minutes), paper (the published recipe).
+        out: the run's folder; default: runs/DATA.
+        steps: optimiser steps, instead of the preset's.
+        batch_size: pictures a batch, instead of the preset's.
+        resume: go on with the run in --out.
+        seed: of weights, order, times and noise.
+        device: auto, cpu or cuda.
+        cluster: address of a Ray cluster (auto, host:port), or local to start one here; then --workers processes train together.
+        workers: processes on the cluster.
+        json: print one JSON object.
+    """
+    from almanac.runtime import hub
+    from almanac.stable_diffusion import train as recipe
+
+    chosen = recipe.with_overrides(recipe.PRESETS[preset], steps=steps, batch_size=batch_size, part="unet")
+    folder = (out or Path("runs") / Path(data).name).absolute()
+    first = Path(vae) / "model.safetensors" if Path(vae).is_dir() else hub.weights(vae)
+
+    def run() -> dict[str, Any]:
+        return recipe.train(data, first.absolute(), folder, chosen, seed=seed, device_name=device, resume=resume)
+
+    _trained(_together(run, cluster, workers, device), folder, ("steps", "loss", "seconds", "images_per_second"), json)
+
+
+def recogniser(*, out: Path = Path("runs/recogniser"), resume: bool = False, seed: int = 0, json: bool = False) -> None:
+    """Train the recogniser by which `evaluate` reads scenes, on real ones.
+
+    Args:
+        out: the run's folder.
+        resume: go on with the run in --out.
+        seed: of weights and scenes.
+        json: print one JSON object.
+    """
+    from almanac.stable_diffusion import recogniser as reader
+
+    _trained(reader.train(out, seed, resume), out, ("steps", "seconds"), json)
+
+
+def evaluate(
+    *,
+    model: str = "scenes",
+    data: Literal["scenes", "emoji"] = "scenes",
+    captions: Path | None = None,
+    n: int = 1000,
+    scale: tuple[float, ...] = (3.0,),
+    steps: int = 20,
+    sampler: Sampler = "dpmpp_2m",
+    judge: Path | None = None,
+    out: Path | None = None,
+    write: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Measure how well pictures show what their captions ask for.
+
+    Scenes: captions of combinations of digit, colour and place that no training saw are painted, and read by a recogniser that saw only
+    real scenes; beside it what it reads in real pictures (the ceiling), in those that the autoencoder gives back, and with shuffled
+    captions (chance). Emoji: held-out skin tones are painted and compared with the true pictures.
+
+    Args:
+        model: a shipped model, or what `train` wrote.
+        data: what is asked for: scenes or emoji.
+        captions: a file of captions of scenes, a line each, instead of those that are held out.
+        n: captions.
+        scale: of guidance; several are compared.
+        steps: of the sampler.
+        sampler: how noise becomes a picture.
+        judge: weights of a recogniser of one's own; default: the shipped one.
+        out: a folder for the first 64 pictures, as one sheet.
+        write: whether the table goes into results/.
+        seed: of the first picture; the next have the next ones.
+        device: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    from almanac.runtime import pictures, results
+    from almanac.runtime.plots import save_png
+    from almanac.stable_diffusion import evaluate as measure
+    from almanac.stable_diffusion import models
+    from almanac.stable_diffusion import recogniser as reader
+    from almanac.stable_diffusion.generate import Settings
+
+    if n < 1:
+        raise UserError(f"n is {n}", "give a whole number from 1 on")
+    loaded = models.load(model, device=device)
+    painter = models.painter(loaded)
+    settings = Settings(width=loaded.size, height=loaded.size, steps=steps, sampler=sampler, scale=scale[0])
+    if data == "emoji":
+        with console.progress("painting", n, "pictures") as advance:
+            rows = measure.emoji_rows(painter, settings, n, seed, advance)
+    else:
+        test = measure.scene_test(n) if captions is None else measure.own_test(captions)
+        total = len(test.captions) * len(scale)
+        with console.progress("painting", total, "pictures") as advance:
+            rows, painted = measure.scene_rows(painter, reader.load(judge), test, settings, scale, seed, advance)
+        if out is not None:
+            save_png(pictures.grid(painted[:64], 8, 2), out / "painted.png")
+            (out / "captions.txt").write_text("\n".join(test.captions[:64]) + "\n")
+    rows = [{"model": loaded.name, **row} for row in rows]
+    if write:
+        results.write(models.SYSTEM, data, rows, seed, by="model")
+    console.result({"rows": rows}, json)
+
+
+def _together(run: Callable[[], dict[str, Any]], cluster: str | None, workers: int, device: str) -> dict[str, Any]:
+    """A training, here or on a cluster."""
+    if cluster is None:
+        return run()
+    from almanac.runtime import cluster as ray
+
+    return ray.train(run, address=cluster, workers=workers, gpus=0 if device == "cpu" else 1)
+
+
+def _trained(facts: dict[str, Any], folder: Path, shown: tuple[str, ...], json: bool) -> None:
+    """Say what came of a training."""
+    said = {name: value for name, value in facts.items() if name != "vocabulary"}
+    brief = ", ".join(f"{name} {facts[name]}" for name in shown)
+    console.result({**said, "out": str(folder)}, json, f"{folder}/model.safetensors  {brief}")
+
+
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
@@ -185,4 +373,12 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"generate": generate, "inspect": inspect, "convert": convert}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "train-vae": train_vae,
+    "train": train,
+    "recogniser": recogniser,
+    "evaluate": evaluate,
+    "convert": convert,
+    "inspect": inspect,
+}

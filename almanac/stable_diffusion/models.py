@@ -2,16 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from torch import Tensor, nn
 
+from almanac.runtime import checkpoint, hub
 from almanac.runtime import device as devices
-from almanac.runtime import hub
 from almanac.runtime.errors import UserError
 from almanac.stable_diffusion import lora, published, tokenizer
+from almanac.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
 from almanac.stable_diffusion.generate import Painter
-from almanac.stable_diffusion.model import LatentDiffusion
+from almanac.stable_diffusion.model import Config, LatentDiffusion, NoiseConfig
+from almanac.stable_diffusion.text_encoder import TextConfig
 from almanac.stable_diffusion.tokenizer import Vocabulary
+from almanac.stable_diffusion.unet import UnetConfig
+
+SYSTEM = "stable_diffusion"
+DEFAULT = "scenes"
+"""The shipped model that is taken where none is named."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +39,16 @@ def path_of(name: str) -> Path:
     """Where a model lies.
 
     Args:
-        name: a file of the official layout, a folder of diffusers', `hf://owner/repo` or `hf://owner/repo/file`.
+        name: of a shipped model (`scenes`), a file of the official layout or of our training, a folder of diffusers', `hf://owner/repo`
+            or `hf://owner/repo/file`.
 
     Raises:
         UserError: there is none of that name, or it can't be had.
     """
     if Path(name).is_dir() or (name.startswith("hf://") and name.count("/") == 3):
         return hub.repository(name, published.FILES)
-    return hub.weights(name)
+    own = f"{SYSTEM}/{name}"
+    return hub.weights(own if own in hub.shipped_weights(SYSTEM) else name)
 
 
 def load(name: str, precision: str = "auto", device: str = "auto") -> PaintingModel:
@@ -56,10 +68,67 @@ def load(name: str, precision: str = "auto", device: str = "auto") -> PaintingMo
         raise UserError(f"unknown precision '{precision}'", "use auto, fp32, bf16 or fp16")
     if precision == "auto":
         precision = "bf16" if devices.has_fast_bfloat16(where) else "fp32"
+    short = name.rstrip("/").rsplit("/", 1)[-1].removesuffix(path.suffix)
+    if is_own(path):
+        network, vocabulary, size = _own(path)
+        return PaintingModel(short, network.to(where, kinds[precision]), vocabulary, size)
     network = published.load(path, kinds[precision]).to(where)
     words = path / "tokenizer" if (path / "tokenizer" / "merges.txt").is_file() else None
-    short = name.rstrip("/").rsplit("/", 1)[-1].removesuffix(path.suffix)
     return PaintingModel(short, network, tokenizer.published(words), 512)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is of our training."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "almanac" in (file.metadata() or {})
+    except Exception:  # damaged: whoever reads it whole says so
+        return False
+
+
+def autoencoder(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
+    """An autoencoder of our training, and what its weights say of themselves.
+
+    Raises:
+        UserError: it is missing, damaged, or something else.
+    """
+    tensors, facts = checkpoint.load_weights(path, SYSTEM)
+    try:
+        made = Autoencoder(_config(AutoencoderConfig, facts["config"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} holds no autoencoder", "train one with `almanac stable-diffusion train-vae`") from None
+    _fill(made, {name.removeprefix("first_stage_model."): tensor for name, tensor in tensors.items()}, path)
+    return made.eval(), facts
+
+
+def _own(path: Path) -> tuple[LatentDiffusion, Vocabulary, int]:
+    """A model of our training, with its vocabulary and size."""
+    tensors, facts = checkpoint.load_weights(path, SYSTEM)
+    try:
+        parts = {"unet": UnetConfig, "autoencoder": AutoencoderConfig, "text": TextConfig, "noise": NoiseConfig}
+        config = Config(**{name: _config(kind, facts["config"][name]) for name, kind in parts.items()})
+        network, size = LatentDiffusion(config), int(facts["size"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} holds no whole model", "train one with `almanac stable-diffusion train`") from None
+    _fill(network, tensors, path)
+    return network.eval(), tokenizer.from_facts(facts.get("vocabulary")), size
+
+
+def _config(kind: type[Any], facts: dict[str, Any]) -> Any:
+    """JSON has lists for tuples."""
+    return kind(**{name: tuple(each) if isinstance(each, list) else each for name, each in facts.items()})
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(
+            f"the weights of {path} do not fit its config: {reason}", "it is damaged; get it anew"
+        ) from None
 
 
 def painter(

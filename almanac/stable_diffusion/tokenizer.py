@@ -3,9 +3,11 @@ trained here have smaller vocabularies of the same kind."""
 
 import gzip
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
@@ -28,6 +30,10 @@ class Vocabulary:
         self.tokenizer, self.merges = tokenizer, merges
         numbers = tokenizer.get_vocab()
         self.begin, self.end = numbers[BEGIN], numbers[END]
+
+    def facts(self) -> dict[str, Any]:
+        """What `from_facts` makes it of, as JSON has it."""
+        return {"numbers": self.tokenizer.get_vocab(), "merges": [" ".join(pair) for pair in self.merges]}
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -59,6 +65,45 @@ def published(folder: Path | None = None) -> Vocabulary:
     joined = ["".join(pair) for pair in _pairs(lines)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *joined, BEGIN, END]
     return _tokenizer({token: number for number, token in enumerate(tokens)}, lines)
+
+
+def learnt(captions: Iterable[str], size: int) -> Vocabulary:
+    """A vocabulary of the same kind, for these captions.
+
+    Args:
+        captions: texts.
+        size: tokens, at most.
+
+    Raises:
+        UserError: the size is too small for all letters.
+    """
+    letters = list(_letters().values())
+    least = [*letters, *(f"{letter}</w>" for letter in letters), BEGIN, END]
+    if size < len(least):
+        raise UserError(f"a vocabulary of {size} tokens is asked for", f"at least {len(least)} are needed")
+    blank = _tokenizer({token: number for number, token in enumerate(least)}, []).tokenizer
+    trainer: Any = trainers.BpeTrainer(
+        vocab_size=size - 2, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False, min_frequency=2
+    )
+    counted = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    counted.normalizer, counted.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
+    counted.train_from_iterator(captions, trainer)
+    merges = [" ".join(pair) for pair in json.loads(counted.to_str())["model"]["merges"]][: size - len(least)]
+    joined = list(dict.fromkeys("".join(pair.split()) for pair in merges))
+    tokens = [*least[:-2], *joined, BEGIN, END]
+    return _tokenizer({token: number for number, token in enumerate(tokens)}, merges)
+
+
+def from_facts(facts: Any) -> Vocabulary:
+    """What `Vocabulary.facts` says.
+
+    Raises:
+        UserError: it says no vocabulary.
+    """
+    try:
+        return _tokenizer({str(token): int(number) for token, number in facts["numbers"].items()}, facts["merges"])
+    except Exception:  # a stranger's file can hold anything
+        raise UserError("the model's vocabulary is damaged", "train or get it anew") from None
 
 
 def _tokenizer(numbers: dict[str, int], lines: list[str]) -> Vocabulary:

@@ -4,11 +4,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def vocabulary():
+def vocabulary(needs_data):
     """CLIP's."""
-    from almanac.runtime import hub
     from almanac.stable_diffusion import tokenizer
 
-    if not hub.has_data("clip_bpe"):
-        pytest.skip("the data set 'clip_bpe' is not on this machine (ALMANAC_DATA)")
+    needs_data("clip_bpe")
     return tokenizer.published()

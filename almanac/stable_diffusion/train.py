@@ -1,0 +1,420 @@
+"""The recipe, in two parts (Rombach et al. 2022): an autoencoder that keeps what is seen of a picture in few numbers, then a U-Net that
+learns to take noise from these, reading captions with a text encoder that learns beside it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from almanac.runtime import checkpoint, console, device
+from almanac.runtime.errors import UserError
+from almanac.runtime.fit import FitConfig, Fitted, fit
+from almanac.stable_diffusion import data, models, tokenizer
+from almanac.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
+from almanac.stable_diffusion.data import Batches, CaptionedSet
+from almanac.stable_diffusion.model import Config, LatentDiffusion, signal
+from almanac.stable_diffusion.text_encoder import TextConfig, TextEncoder
+from almanac.stable_diffusion.tokenizer import Vocabulary
+from almanac.stable_diffusion.unet import Unet, UnetConfig
+
+KL = 1e-6
+"""Weight of the latents' distance from a standard normal (paper, appendix G: kl-f8's)."""
+DROPPED = 0.1
+"""Share of captions that are left out, for guidance (model card of Stable Diffusion 1)."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of machine."""
+
+    size: int
+    """Pixels of a side."""
+    autoencoder: AutoencoderConfig
+    unet: UnetConfig
+    text: TextConfig
+    autoencoder_fit: FitConfig
+    autoencoder_batch: int
+    fit: FitConfig
+    batch: int
+    encoded: int
+    """Pictures whose latents are computed before the U-Net is trained; of a larger or endless set, the first ones."""
+    least_snr: float = 5.0
+    """Signal-to-noise ratio from which on a step's loss counts less, in proportion (min-SNR-γ, Hang et al. 2023); 0: all count alike."""
+
+
+PRESETS = {
+    "cpu": Preset(
+        64,
+        AutoencoderConfig(32, (1, 2, 2), 1),
+        UnetConfig(channels=64, mults=(1, 2, 2), blocks=1, attention=(1, 2), heads=4, context=128),
+        TextConfig(1024, 128, 3, 4, 48),
+        FitConfig(1_500, learning_rate=1e-3, warmup_steps=100, save_every=250),
+        16,
+        FitConfig(10_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=500),
+        32,
+        40_000,
+    ),
+    "gpu": Preset(
+        64,
+        AutoencoderConfig(64, (1, 2, 2), 2),
+        UnetConfig(channels=128, mults=(1, 2, 2), blocks=2, attention=(0, 1, 2), heads=8, context=256),
+        TextConfig(2048, 256, 4, 4, 64),
+        FitConfig(6_000, learning_rate=1e-3, warmup_steps=200, save_every=1_000),
+        128,
+        FitConfig(25_000, learning_rate=4e-4, warmup_steps=500, ema_decay=0.9995, save_every=2_500),
+        256,
+        200_000,
+    ),
+    # The model card of Stable Diffusion 1: AdamW, 2,048 pictures a step, 1e-4 after a warm-up of 10,000 steps.
+    "paper": Preset(
+        256,
+        AutoencoderConfig(),
+        UnetConfig(),
+        TextConfig(),
+        FitConfig(600_000, learning_rate=4.5e-6, final_ratio=1.0, warmup_steps=0, betas=(0.5, 0.9)),
+        12,
+        FitConfig(
+            237_000,
+            learning_rate=1e-4,
+            final_ratio=1.0,
+            warmup_steps=10_000,
+            betas=(0.9, 0.999),
+            weight_decay=0.01,
+            ema_decay=0.9999,
+            accumulate=64,
+        ),
+        32,
+        0,
+        0.0,
+    ),
+}
+
+
+def train_autoencoder(
+    data_name: str,
+    out: Path,
+    preset: Preset,
+    *,
+    seed: int = 0,
+    device_name: str = "auto",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train an autoencoder and write `out/model.safetensors`: |x − D(z)| + `KL` · KL(z ‖ N(0, 1)), z drawn by the encoder.
+
+    Args:
+        data_name: as `data.load` takes it.
+        out: the run's folder.
+        preset: its size and how it is trained.
+        seed: of weights, order and latents.
+        device_name: auto, cpu or cuda.
+        resume: go on with the run in `out`.
+
+    Returns:
+        The facts that the weights carry.
+    """
+    examples = data.load(data_name, "train", preset.size, seed)
+    held_out = data.load(data_name, "test", preset.size, seed)
+    held_out = held_out.pictures(range(min(64, len(held_out))))
+    torch.manual_seed(seed)
+    model = _Autoencoding(preset.autoencoder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    batches = Batches(examples, preset.autoencoder_batch, seed)
+
+    def loss(model: nn.Module, pictures: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn((len(pictures), *_latents(preset)), generator=generator).to(pictures.device)
+        painted, mean, deviation = model(pictures, noise)
+        divergence = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.clamp(min=1e-9).log()).sum((1, 2, 3)).mean()
+        return F.l1_loss(painted, pictures) + KL * divergence
+
+    def validate(model: nn.Module) -> float:
+        pictures = held_out.to(next(model.parameters()).device)
+        return F.l1_loss(model(pictures, None)[0], pictures).item()
+
+    fitted = fit(
+        model,
+        loss,
+        lambda number: examples.pictures(batches(number)),
+        preset.autoencoder_fit,
+        out,
+        seed=seed,
+        device_name=device_name,
+        resume=resume,
+        validate=validate,
+    )
+    model.load_state_dict(fitted.weights)
+    model.eval()
+    pictures = examples.pictures(range(min(512, len(examples))))
+    with torch.inference_mode():
+        latents = torch.cat([model.autoencoder.encode(part)[0].cpu() for part in pictures.to(_device(model)).split(64)])
+        error = validate(model)
+    config = replace(preset.autoencoder, scale=round(1 / latents.std().item(), 5))
+    facts = {
+        "system": "stable_diffusion",
+        "kind": "autoencoder",
+        "data": examples.name,
+        "size": preset.size,
+        "config": asdict(config),
+        "l1": round(error, 5),
+        **_how(fitted, preset.autoencoder_batch, seed),
+    }
+    if console.is_main_process():
+        named = {f"first_stage_model.{name}": tensor for name, tensor in model.autoencoder.state_dict().items()}
+        checkpoint.save_weights(Path(out) / "model.safetensors", _compact(named), facts)
+    return facts
+
+
+def train(
+    data_name: str,
+    autoencoder: Path,
+    out: Path,
+    preset: Preset,
+    *,
+    seed: int = 0,
+    device_name: str = "auto",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a U-Net and a text encoder on an autoencoder's latents, and write the whole model as `out/model.safetensors`.
+
+    Args:
+        data_name: as `data.load` takes it.
+        autoencoder: weights that `train_autoencoder` wrote.
+        out: the run's folder.
+        preset: sizes, and how they are trained.
+        seed: of weights, order, times and noise.
+        device_name: auto, cpu or cuda.
+        resume: go on with the run in `out`.
+
+    Returns:
+        The facts that the weights carry.
+
+    Raises:
+        UserError: the autoencoder is missing or damaged, or as `fit`.
+    """
+    first, about = models.autoencoder(autoencoder)
+    examples = data.load(data_name, "train", about["size"], seed)
+    held_out = data.load(data_name, "test", about["size"], seed)
+    where = device.resolve(device_name)
+    first.to(where)
+    examples = replace(examples, count=min(preset.encoded or len(examples), len(examples)))
+    some = range(min(10_000, len(examples)))
+    words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
+    kept = _Latents(first, examples, ahead=bool(preset.encoded))
+    text = replace(preset.text, vocabulary=len(words))
+    config = Config(preset.unet, first.config, text)
+    torch.manual_seed(seed)
+    learner = Learner(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    order = Batches(examples, preset.batch, seed)
+
+    def batches(number: int) -> tuple[Tensor, Tensor, Tensor]:
+        numbers = order(number)
+        return (*kept(numbers), tokens_of(words, examples.captions(numbers, number), text.positions))
+
+    loss = noise_loss(
+        signal(config.noise), config.autoencoder.scale, preset.least_snr, tokens_of(words, [""], text.positions)
+    )
+    tested = range(min(256, len(held_out)))
+    test_mean, test_deviation = _Latents(first, held_out, ahead=False)(tested)
+    test_tokens = tokens_of(words, held_out.captions(tested), text.positions)
+
+    def validate(model: nn.Module) -> float:
+        here = _device(model)
+        batch = (test_mean.to(here), test_deviation.to(here), test_tokens.to(here))
+        return loss(model, batch, torch.Generator().manual_seed(seed)).item()
+
+    fitted = fit(
+        learner,
+        loss,
+        batches,
+        preset.fit,
+        out,
+        seed=seed,
+        device_name=device_name,
+        resume=resume,
+        validate=validate,
+    )
+    learner.load_state_dict(fitted.weights)
+    facts = {
+        "system": "stable_diffusion",
+        "kind": "model",
+        "data": examples.name,
+        "size": about["size"],
+        "config": asdict(config),
+        "vocabulary": words.facts(),
+        "least_snr": preset.least_snr,
+        "autoencoder": {name: about[name] for name in ("l1", "steps", "seconds")},
+        **_how(fitted, preset.batch, seed),
+    }
+    if console.is_main_process():
+        whole = LatentDiffusion(config)
+        whole.autoencoder.load_state_dict(first.state_dict())
+        whole.unet.load_state_dict(learner.unet.state_dict())
+        whole.text_encoder.load_state_dict(learner.text_encoder.state_dict())
+        checkpoint.save_weights(Path(out) / "model.safetensors", _compact(whole.state_dict()), facts)
+    return facts
+
+
+class Learner(nn.Module):
+    """What is trained together: the U-Net, and the text encoder that it reads with.
+
+    Args:
+        config: of the whole model.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.unet = Unet(config.unet)
+        self.text_encoder = TextEncoder(config.text)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        time: Float[Tensor, " batch"],
+        tokens: Int[Tensor, "batch words"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The noise in latents."""
+        return self.unet(latents, time, self.text_encoder(tokens))
+
+
+def noise_loss(
+    kept: Float[Tensor, " steps"], scale: float, least_snr: float, blank: Int[Tensor, "1 words"]
+) -> Callable[[nn.Module, tuple[Tensor, Tensor, Tensor], torch.Generator], Tensor]:
+    """The loss: |ε − ε_θ(√ᾱ z + √(1 − ᾱ) ε, t, c)|² (Ho et al. 2020, eq. 14), by min-SNR's weights.
+
+    Args:
+        kept: ᾱ of each time step.
+        scale: of latents.
+        least_snr: see `Preset`.
+        blank: tokens of no caption.
+    """
+    ratio = kept / (1 - kept)
+    weights = torch.ones_like(kept) if not least_snr else ratio.clamp(max=least_snr) / ratio
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        mean, deviation, tokens = batch
+        count, where = len(mean), mean.device
+
+        def drawn() -> Tensor:
+            return torch.randn(mean.shape, generator=generator).to(where)
+
+        z = scale * (mean + deviation * drawn())
+        # Evenly spread times, shifted together: less chance in a batch than times of their own.
+        at = (torch.arange(count) + torch.rand((), generator=generator)) / count
+        time = (at * len(kept)).long().clamp(max=len(kept) - 1)[torch.randperm(count, generator=generator)]
+        level = kept[time].to(where)[:, None, None, None]
+        noise = drawn()
+        silent = (torch.rand(count, generator=generator) < DROPPED).to(where)[:, None]
+        said = torch.where(silent, blank.to(where), tokens)
+        predicted = model(level.sqrt() * z + (1 - level).sqrt() * noise, time.to(where).float(), said).float()
+        return (weights[time].to(where) * (predicted - noise).square().mean((1, 2, 3))).mean()
+
+    return loss
+
+
+def tokens_of(vocabulary: Vocabulary, captions: Sequence[str], positions: int) -> Int[Tensor, "captions positions"]:
+    """Captions as the text encoder reads them: cut where they are too long, and filled with what ends them."""
+    lines = []
+    for caption in captions:
+        words = vocabulary.encode(caption)[: positions - 2]
+        lines.append([vocabulary.begin, *words, *[vocabulary.end] * (positions - 1 - len(words))])
+    return torch.tensor(lines)
+
+
+def with_overrides(preset: Preset, *, steps: int | None, batch_size: int | None, part: str) -> Preset:
+    """A preset with what the person changed of it.
+
+    Args:
+        part: `autoencoder` or `unet`: of which the change is.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    for name, value in {"steps": steps, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}", "give a whole number from 1 on")
+    if part == "autoencoder":
+        config = replace(preset.autoencoder_fit, steps=steps or preset.autoencoder_fit.steps)
+        return replace(preset, autoencoder_fit=config, autoencoder_batch=batch_size or preset.autoencoder_batch)
+    return replace(preset, fit=replace(preset.fit, steps=steps or preset.fit.steps), batch=batch_size or preset.batch)
+
+
+class _Autoencoding(nn.Module):
+    """There and back."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.autoencoder = Autoencoder(config)
+
+    def forward(self, pictures: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        mean, deviation = self.autoencoder.encode(pictures)
+        drawn = mean if noise is None else mean + deviation * noise
+        return self.autoencoder.decode(drawn), mean, deviation
+
+
+class _Latents:
+    """A set's latents: means and deviations.
+
+    Args:
+        autoencoder: encodes.
+        examples: the set.
+        ahead: whether all are computed before the first is asked for.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, examples: CaptionedSet, ahead: bool):
+        self.autoencoder, self.examples = autoencoder.eval(), examples
+        self._ahead: tuple[Tensor, Tensor] | None = None
+        if not ahead:
+            return
+        found = []
+        with console.progress("encoding", len(examples), "pictures") as advance:
+            for first in range(0, len(examples), 64):
+                numbers = range(first, min(first + 64, len(examples)))
+                found.append([each.half() for each in self._encoded(numbers)])
+                advance(len(numbers))
+        means, deviations = zip(*found, strict=True)
+        self._ahead = torch.cat(means), torch.cat(deviations)
+
+    def __call__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of these examples."""
+        if self._ahead is None:
+            return self._encoded(numbers)
+        picks = torch.tensor(numbers)
+        return self._ahead[0][picks].float(), self._ahead[1][picks].float()
+
+    @torch.inference_mode()
+    def _encoded(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        where = _device(self.autoencoder)
+        with device.autocast(where):
+            mean, deviation = self.autoencoder.encode(self.examples.pictures(numbers).to(where))
+        return mean.float().cpu(), deviation.float().cpu()
+
+
+def _latents(preset: Preset) -> tuple[int, int, int]:
+    side = preset.size // preset.autoencoder.factor
+    return preset.autoencoder.latents, side, side
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _how(fitted: Fitted, batch: int, seed: int) -> dict[str, Any]:
+    """How weights came to be."""
+    return {
+        "steps": fitted.step,
+        "loss": round(fitted.loss, 5),
+        "seconds": round(fitted.seconds, 1),
+        "images_per_second": round(fitted.batches * batch / fitted.seconds, 1),
+        "machine": device.machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seed": seed,
+    }
+
+
+def _compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Half the bytes."""
+    return {name: each.to(torch.bfloat16) if each.is_floating_point() else each for name, each in tensors.items()}

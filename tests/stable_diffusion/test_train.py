@@ -1,0 +1,131 @@
+"""Both parts of the recipe, at a size that takes seconds: what is learnt, what is written, and that a run goes on where it was stopped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from almanac.runtime import checkpoint
+from almanac.runtime.errors import UserError
+from almanac.runtime.fit import FitConfig
+from almanac.stable_diffusion import models, train
+from almanac.stable_diffusion.autoencoder import AutoencoderConfig
+from almanac.stable_diffusion.generate import Settings
+from almanac.stable_diffusion.model import signal
+from almanac.stable_diffusion.text_encoder import TextConfig
+from almanac.stable_diffusion.unet import UnetConfig
+from tests.stable_diffusion.test_data import beside
+
+TINY = train.Preset(
+    32,
+    AutoencoderConfig(32, (1, 1), 1),
+    UnetConfig(channels=32, mults=(1, 1), blocks=1, attention=(1,), heads=2, context=32),
+    TextConfig(600, 32, 1, 2, 16),
+    FitConfig(12, learning_rate=3e-3, warmup_steps=2, save_every=6, precision="fp32"),
+    6,
+    FitConfig(12, learning_rate=3e-3, warmup_steps=2, save_every=6, precision="fp32"),
+    6,
+    18,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(beside(tmp_path_factory.mktemp("pictures")))
+
+
+@pytest.fixture(scope="module")
+def autoencoder(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("vae")
+    train.train_autoencoder(folder, out, TINY, device_name="cpu")
+    return out / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(folder, autoencoder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("model")
+    train.train(folder, autoencoder, out, TINY, device_name="cpu")
+    return out / "model.safetensors"
+
+
+def test_latents_have_about_unit_variance(autoencoder, folder):
+    from almanac.stable_diffusion import data
+
+    made, facts = models.autoencoder(autoencoder)
+    with torch.inference_mode():
+        mean, deviation = made.encode(data.load(folder, "train", 32).pictures(range(18)))
+    assert abs((mean * made.config.scale).std().item() - 1) < 0.05
+    assert (deviation > 0).all() and facts["config"]["scale"] == made.config.scale
+
+
+def test_what_is_written_paints(whole):
+    loaded = models.load(str(whole), "fp32")
+    assert loaded.size == 32 and len(loaded.vocabulary) <= 600
+    painter = models.painter(loaded)
+    pictures = painter.paint(Settings("picture 3", width=32, height=32, steps=4), [1, 2])
+    assert pictures.shape == (2, 3, 32, 32) and pictures.isfinite().all() and not torch.equal(*pictures)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "unet"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(part, folder, autoencoder, whole, tmp_path):
+    def run(steps: int, resume: bool) -> None:
+        # The learning rate falls over the whole run, so a stopped one is a whole one whose file was written early.
+        config = replace(TINY.fit, steps=steps, final_ratio=1.0)
+        preset = replace(TINY, fit=config, autoencoder_fit=config)
+        if part == "unet":
+            train.train(folder, autoencoder, tmp_path, preset, device_name="cpu", resume=resume)
+        else:
+            train.train_autoencoder(folder, tmp_path, preset, device_name="cpu", resume=resume)
+
+    run(6, resume=False)
+    run(12, resume=True)
+    stopped, _ = checkpoint.load_weights(tmp_path / "model.safetensors", "stable_diffusion")
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).unlink()
+    run(12, resume=False)
+    through, _ = checkpoint.load_weights(tmp_path / "model.safetensors", "stable_diffusion")
+    assert all(torch.equal(stopped[name], through[name]) for name in through)
+
+
+def test_the_loss_of_a_network_that_knows_the_noise_is_nothing():
+    """And of one that says nothing is the noise's variance, weighted as min-SNR has it."""
+    kept = signal()
+    blank = torch.zeros(1, 4, dtype=torch.long)
+    mean = torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    batch = (mean, torch.zeros_like(mean), torch.ones(64, 4, dtype=torch.long))
+
+    class Knows(nn.Module):
+        def forward(self, x, time, tokens):
+            level = kept[time.long()][:, None, None, None]
+            return (x - level.sqrt() * 0.5 * mean) / (1 - level).sqrt()
+
+    class Silent(nn.Module):
+        def forward(self, x, time, tokens):
+            silent.append((tokens == 0).all(1).float().mean().item())
+            return torch.zeros_like(x)
+
+    silent: list[float] = []
+    assert train.noise_loss(kept, 0.5, 5.0, blank)(Knows(), batch, torch.Generator().manual_seed(1)) < 1e-6
+    ratio = kept / (1 - kept)
+    for least, weights in ((0.0, torch.ones_like(kept)), (5.0, ratio.clamp(max=5) / ratio)):
+        loss = train.noise_loss(kept, 0.5, least, blank)
+        found = [loss(Silent(), batch, torch.Generator().manual_seed(seed)).item() for seed in range(60)]
+        assert abs(sum(found) / 60 - weights.mean().item()) < 0.02
+    assert 0.07 < sum(silent) / len(silent) < 0.13  # captions are left out
+
+
+def test_what_does_not_fit_is_refused(folder, autoencoder, whole, tmp_path):
+    with pytest.raises(UserError, match="steps is 0"):
+        train.with_overrides(TINY, steps=0, batch_size=None, part="unet")
+    with pytest.raises(UserError, match="no whole model"):
+        models.load(str(autoencoder))
+    with pytest.raises(UserError, match="fewer than a batch of 19"):
+        train.train_autoencoder(folder, tmp_path, replace(TINY, autoencoder_batch=19), device_name="cpu")
+    tensors, facts = checkpoint.load_weights(whole, "stable_diffusion")
+    checkpoint.save_weights(tmp_path / "wrong.safetensors", {**tensors, "more": torch.zeros(1)}, facts)
+    with pytest.raises(UserError, match="more"):
+        models.load(str(tmp_path / "wrong.safetensors"))
+    checkpoint.save_weights(tmp_path / "mute.safetensors", tensors, {**facts, "vocabulary": {"numbers": 3}})
+    with pytest.raises(UserError, match="vocabulary is damaged"):
+        models.load(str(tmp_path / "mute.safetensors"))
