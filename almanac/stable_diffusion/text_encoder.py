@@ -20,6 +20,8 @@ class TextConfig:
     positions: int = 77
     quick_gelu: bool = True
     """x · sigmoid(1.702 x), as OpenAI trained it; else GELU."""
+    causal: bool = True
+    """Whether a token reads only those before it; patches of a picture read all."""
 
 
 class TextEncoder(nn.Module):
@@ -113,7 +115,7 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Each token reads itself and those before it.
+    """Each token reads itself and those before it, or all.
 
     Args:
         config: its shape.
@@ -121,7 +123,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.causal = config.heads, config.causal
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(config.width, config.width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ class SelfAttention(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
