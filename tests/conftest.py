@@ -39,3 +39,24 @@ def almanac():
         return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, **options)
 
     return run
+
+
+@pytest.fixture
+def typed(capsys, monkeypatch):
+    """Run a command line in this process: (arguments …) → what a process would have come to. Quicker than `almanac`."""
+    import subprocess
+
+    from almanac import cli
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        code = 0
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd or Path.cwd())
+            try:
+                cli.main([*map(str, arguments)])
+            except SystemExit as stop:
+                code = stop.code or 0
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return run

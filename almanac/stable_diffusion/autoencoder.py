@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from almanac.nn.group_norm import GroupNorm
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -23,6 +25,8 @@ class AutoencoderConfig:
     """Channels of a latent."""
     pixels: int = 3
     """Channels of a picture."""
+    groups: int = 32
+    """Of channels, that are normalised together. Groups of one or two channels would lose what a map's mean says, such as a background."""
     scale: float = 0.18215
     """What latents are multiplied by, so that their deviation is about 1."""
 
@@ -75,10 +79,12 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = config.channels
         for level, wide in enumerate(widths):
-            self.down.append(Level(width, wide, config.blocks, Shrink(wide) if level < len(widths) - 1 else None))
+            self.down.append(
+                Level(width, wide, config.blocks, config.groups, Shrink(wide) if level < len(widths) - 1 else None)
+            )
             width = wide
-        self.mid = Middle(width)
-        self.norm_out = nn.GroupNorm(32, width, eps=1e-6)
+        self.mid = Middle(width, config.groups)
+        self.norm_out = GroupNorm(config.groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, 2 * config.latents, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,13 +107,13 @@ class Decoder(nn.Module):
         widths = [config.channels * mult for mult in config.mults]
         width = widths[-1]
         self.conv_in = nn.Conv2d(config.latents, width, 3, padding=1)
-        self.mid = Middle(width)
+        self.mid = Middle(width, config.groups)
         levels = []
         for level, wide in reversed(list(enumerate(widths))):
-            levels.append(Level(width, wide, config.blocks + 1, Grow(wide) if level else None))
+            levels.append(Level(width, wide, config.blocks + 1, config.groups, Grow(wide) if level else None))
             width = wide
         self.up = nn.ModuleList(reversed(levels))  # counted from the top, and run from the last
-        self.norm_out = nn.GroupNorm(32, width, eps=1e-6)
+        self.norm_out = GroupNorm(config.groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, config.pixels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,12 +131,15 @@ class Level(nn.Module):
         width: channels in.
         outside: channels out.
         blocks: how many.
+        groups: of channels.
         change: halves or doubles height and width; None: neither.
     """
 
-    def __init__(self, width: int, outside: int, blocks: int, change: "Shrink | Grow | None"):
+    def __init__(self, width: int, outside: int, blocks: int, groups: int, change: "Shrink | Grow | None"):
         super().__init__()
-        self.block = nn.ModuleList(Block(width if number == 0 else outside, outside) for number in range(blocks))
+        self.block = nn.ModuleList(
+            Block(width if number == 0 else outside, outside, groups) for number in range(blocks)
+        )
         if isinstance(change, Shrink):
             self.downsample = change
         elif change is not None:
@@ -151,13 +160,14 @@ class Middle(nn.Module):
 
     Args:
         width: channels.
+        groups: of them.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, groups: int):
         super().__init__()
-        self.block_1 = Block(width, width)
-        self.attn_1 = PixelAttention(width)
-        self.block_2 = Block(width, width)
+        self.block_1 = Block(width, width, groups)
+        self.attn_1 = PixelAttention(width, groups)
+        self.block_2 = Block(width, width, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a feature map."""
@@ -170,13 +180,14 @@ class Block(nn.Module):
     Args:
         width: channels in.
         outside: channels out.
+        groups: of them.
     """
 
-    def __init__(self, width: int, outside: int):
+    def __init__(self, width: int, outside: int, groups: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(32, width, eps=1e-6)
+        self.norm1 = GroupNorm(groups, width, eps=1e-6)
         self.conv1 = nn.Conv2d(width, outside, 3, padding=1)
-        self.norm2 = nn.GroupNorm(32, outside, eps=1e-6)
+        self.norm2 = GroupNorm(groups, outside, eps=1e-6)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
         if width != outside:
             self.nin_shortcut = nn.Conv2d(width, outside, 1)
@@ -193,11 +204,12 @@ class PixelAttention(nn.Module):
 
     Args:
         width: channels.
+        groups: of them.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(32, width, eps=1e-6)
+        self.norm = GroupNorm(groups, width, eps=1e-6)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def generate(
     size: str | None = None,
     init_image: Path | None = None,
     mask: Path | None = None,
+    outpaint: str | None = None,
     strength: float = 0.75,
     like: Path | None = None,
     lora: tuple[str, ...] = (),
@@ -54,6 +55,7 @@ def generate(
     device: str = "auto",
     out: Path = Path("out/stable_diffusion"),
     resume: bool = False,
+    safety: Literal["auto", "off"] = "auto",
     json: bool = False,
 ) -> None:
     """Paint pictures of a prompt; of a picture and a prompt with --init-image; into the white parts of --mask.
@@ -76,6 +78,7 @@ def generate(
         size: WIDTHxHEIGHT, pixels, multiples of 8; default: of the picture that is given, or what the model was trained on.
         init_image: a picture to begin with.
         mask: white where it is to be painted anew; other pixels stay as they are, bit for bit.
+        outpaint: LEFT,TOP,RIGHT,BOTTOM: pixels by which the picture is grown, and painted on.
         strength: how much of it changes, 0 to 1.
         like: a PNG that this wrote: its prompt and settings are taken.
         lora: files that change the model, each with how much behind a colon: style.safetensors:0.6.
@@ -87,6 +90,7 @@ def generate(
         device: auto, cpu or cuda.
         out: a folder for the pictures.
         resume: go on with what was interrupted in OUT.
+        safety: auto: the checker that was published with a model hides what it flags; off: it is not asked.
         json: print one JSON object.
     """
     from almanac.stable_diffusion import generate_file
@@ -102,7 +106,7 @@ def generate(
         settings = replace(settings, **dict(zip(("width", "height"), _size(size), strict=True)))
     found = generate_file.generate(
         settings,
-        generate_file.Files(out, init_image, mask, latents_in, latents_out, lora, embedding),
+        generate_file.Files(out, init_image, mask, _margins(outpaint), latents_in, latents_out, lora, embedding),
         model,
         count,
         seed,
@@ -110,8 +114,48 @@ def generate(
         precision,
         device,
         resume,
+        safety == "auto",
     )
     console.result(found, json, "\n".join(each["file"] for each in found["images"]))
+
+
+def upscale(
+    image: tyro.conf.Positional[Path],
+    *,
+    out: Path,
+    upscaler: Path | None = None,
+    model: str = "scenes",
+    prompt: str = "",
+    scale: float = 2.0,
+    strength: float = 0.25,
+    steps: int = 20,
+    seed: int = 0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Enlarge a picture: by an upscaler's weights, or without any by painting over it at low strength.
+
+    Args:
+        image: a PNG, JPEG or WebP file.
+        out: a PNG to write.
+        upscaler: weights of the ESRGAN family (.pth or .safetensors), which say by how much they enlarge.
+        model: without --upscaler: what paints over the resized picture.
+        prompt: what the picture shows.
+        scale: without --upscaler: how many times as wide and high.
+        strength: without --upscaler: how much changes, 0 to 1.
+        steps: of the sampler.
+        seed: of the noise.
+        precision: of weights.
+        device: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    from almanac.stable_diffusion import generate_file
+    from almanac.stable_diffusion.generate import Settings
+
+    settings = Settings(prompt, steps=steps, strength=strength)
+    found = generate_file.enlarge(image, out, upscaler, model, settings, scale, seed, precision, device)
+    console.result(found, json, found["file"])
 
 
 def inspect(checkpoint: tyro.conf.Positional[str], *, json: bool = False) -> None:
@@ -357,6 +401,17 @@ def _trained(facts: dict[str, Any], folder: Path, shown: tuple[str, ...], json: 
     console.result({**said, "out": str(folder)}, json, f"{folder}/model.safetensors  {brief}")
 
 
+def _margins(text: str | None) -> Any:
+    from almanac.stable_diffusion.outpaint import Margins
+
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+        raise UserError(f"the margins '{text}' are not LEFT,TOP,RIGHT,BOTTOM", "give four numbers: 64,0,64,0")
+    return Margins(*map(int, parts))
+
+
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
@@ -379,6 +434,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "recogniser": recogniser,
     "evaluate": evaluate,
+    "upscale": upscale,
     "convert": convert,
     "inspect": inspect,
 }

@@ -171,7 +171,9 @@ def _listed(folder: Path) -> list[tuple[io.BytesIO | Path, str]]:
         if not picture.is_relative_to(folder.resolve()):
             raise UserError(f"line {number} names {name}, which is outside the folder", "put the pictures inside")
         if not picture.is_file():
-            raise UserError(f"line {number} names {name}, and there is no such picture", "put it there, or drop the line")
+            raise UserError(
+                f"line {number} names {name}, and there is no such picture", "put it there, or drop the line"
+            )
         found.append((picture, str(caption)))
     return found
 

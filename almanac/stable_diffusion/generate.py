@@ -2,9 +2,9 @@
 out the same among others, and a job that was stopped goes on to the same picture, bit for bit."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from almanac.stable_diffusion.noise import BrownianNoise, GaussianNoise
 from almanac.stable_diffusion.samplers import BROWNIAN, KEEPING, OFFICIAL, SAMPLERS, WHOLE, Run, Schedule
 from almanac.stable_diffusion.tokenizer import Vocabulary
 
+Schedules = Literal["auto", "karras", "linear"]
 MOST_PIXELS = 4_194_304
 """Of a picture."""
 _KARRAS = frozenset({"dpmpp_2s_a", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde"})
@@ -40,7 +41,7 @@ class Settings:
     scale: float = 7.5
     """How much more it follows the prompt than it would by itself; 1: not at all more."""
     sampler: str = "dpmpp_2m"
-    schedule: Literal["auto", "karras", "linear"] = "auto"
+    schedule: Schedules = "auto"
     """Of noise: Karras' for the DPM++ samplers if auto. DDIM and PLMS have their own."""
     eta: float | None = None
     """How much of the noise is fresh at each step; None: as usual for the sampler."""
@@ -229,35 +230,35 @@ class Job:
         noise: Tensor | None,
         state: State | None,
     ):
-        _check(settings, seeds, painter.factor)
+        _check(settings, seeds, given, painter.factor)
         self.asked = settings
-        self.painter, self.settings, self.seeds, self.given = painter, settings, list(seeds), given
+        if given is None:
+            settings = replace(settings, strength=1.0)
         if painter.paints_holes and (given is None or given.mask is None):  # a hole of the whole size
             size = (settings.height, settings.width)
-            blank = torch.zeros(3, *size) if given is None else given.picture
-            self.given = given = Given(blank, torch.ones(size))
-            self.settings = settings = replace(settings, strength=1.0)
-        self._check_given()
+            given = Given(torch.zeros(3, *size) if given is None else given.picture, torch.ones(size))
+        self.painter, self.settings, self.seeds, self.given = painter, settings, list(seeds), given
         sigmas, self._times = self._levels()
-        skipped = 0 if given is None else settings.steps - min(int(settings.steps * settings.strength), settings.steps)
+        steps = len(sigmas) - 1  # the published code's samplers may take more than were asked for
+        skipped = steps - int(steps * settings.strength)
         self.sigmas = sigmas[skipped:]
-        shape = (
-            painter.model.config.autoencoder.latents,
-            settings.height // painter.factor,
-            settings.width // painter.factor,
-        )
-        if noise is not None and tuple(noise.shape) != (len(seeds), *shape):
-            size, wanted = ("×".join(map(str, each)) for each in (noise.shape, (len(seeds), *shape)))
-            raise UserError(f"the noise has {size} numbers, not {wanted}", "give as much as the pictures have latents")
+        height, width = settings.height // painter.factor, settings.width // painter.factor
+        shape = (painter.model.config.autoencoder.latents, height, width)
+        for what, latents in (("the noise", noise), ("the job that was stopped", state and state.x)):
+            if latents is not None and tuple(latents.shape) != (len(seeds), *shape):
+                found = f"{_size(latents.shape)} numbers, not {_size((len(seeds), *shape))}"
+                raise UserError(f"{what} has {found}", "give as many as the pictures have latents")
         self._gaussian = GaussianNoise(seeds, shape, painter.device)
-        self._steps = self._conditions(len(sigmas) - 1)[skipped:]
+        self._steps = self._conditions(steps)[skipped:]
+        self._hole = self._hole_in_latents()
         self._beside, self._clean, self._first = self._prepare(noise)
         if state is None:
             state = State(self._beginning())
-        else:
+        else:  # after what was drawn above, which the stopped job drew too
             for generator, saved in zip(self._gaussian.generators, state.generators, strict=True):
                 generator.set_state(saved)
-        self._run = Run(self.sigmas, self._denoise, self._noise(), settings.eta, list(state.memory))
+        memory = [each.to(painter.device) for each in state.memory]
+        self._run = Run(self.sigmas, self._denoise, self._noise(), settings.eta, memory)
         self.x, self.number = state.x.to(painter.device), state.number
         self._clear: Tensor | None = None
 
@@ -276,11 +277,9 @@ class Job:
         """Do a step."""
         self.x = SAMPLERS[self.settings.sampler](self._run, self.x, self.number)
         self.number += 1
-        if self._hole is not None and not self.painter.paints_holes:
-            strength = self.sigmas[self.number] if not self.done else 0.0
-            around = self._clean + strength * self._first
-            if self.done:
-                around = self._clean * math.sqrt(1 + self.sigmas[-1] ** 2)
+        if self._hole is not None and not self.painter.paints_holes:  # diffusers' way for a network that sees no mask
+            sigma = self.sigmas[self.number]
+            around = self._clean * math.sqrt(1 + sigma**2) if self.done else self._clean + sigma * self._first
             self.x = self._hole * self.x + (1 - self._hole) * around
 
     def state(self) -> State:
@@ -290,7 +289,7 @@ class Job:
 
     def latents(self) -> Float[Tensor, "batch latents h w"]:
         """As far as they are."""
-        return self.x / math.sqrt(1 + self.sigmas[self.number] ** 2) if self.steps else self.x
+        return self.x / math.sqrt(1 + self.sigmas[self.number] ** 2)
 
     def preview(self) -> Float[Tensor, "batch 3 height width"]:
         """What the pictures may become, as the network sees them now."""
@@ -304,14 +303,6 @@ class Job:
         if self.given is not None and self.given.mask is not None:
             found = torch.where(self.given.mask > 0.5, found, self.given.picture)
         return found
-
-    def _check_given(self) -> None:
-        given, settings = self.given, self.settings
-        if given is None:
-            return
-        size = (settings.height, settings.width)
-        if tuple(given.picture.shape[1:]) != size or (given.mask is not None and tuple(given.mask.shape) != size):
-            raise UserError("the picture and its mask have other sizes than what is painted", "make them of one size")
 
     def _levels(self) -> tuple[Any, dict[float, float]]:
         """σ from step to step, and times of those that are evenly spaced."""
@@ -330,27 +321,27 @@ class Job:
         return float(round(time)) if self.settings.sampler in WHOLE else time
 
     def _conditions(self, steps: int) -> list[tuple[list[Tensor], list[float]]]:
-        """For each step: what is not wanted, then what is, at one length, and how much each of those counts."""
+        """For each step: features of what is not wanted, then of what is, at one length; and how much each of the latter counts."""
         reader = self.painter.reader
+        unwanted = reader.features(self.settings.negative, steps)
         wanted = reader.parts(self.settings.prompt, steps)
-        unwanted = reader.parts(self.settings.negative, steps)
         blank = reader.blank()
         return [
-            (
-                text.padded([not_[0].features, *(part.features for part in parts)], blank),
-                [part.weight for part in parts],
-            )
-            for parts, not_ in zip(wanted, unwanted, strict=True)
+            (text.padded([never, *(part.features for part in parts)], blank), [part.weight for part in parts])
+            for never, parts in zip(unwanted, wanted, strict=True)
         ]
+
+    def _hole_in_latents(self) -> Float[Tensor, "1 1 h w"] | None:
+        """1 where latents are painted anew, else 0; None: everywhere, without a mask."""
+        if self.given is None or self.given.mask is None:
+            return None
+        hole = (self.given.mask > 0.5).float()[None, None].to(self.painter.device)
+        return F.interpolate(hole, size=self._gaussian.shape[1:])
 
     def _prepare(self, noise: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor]:
         """What the network sees beside the latents, the given picture's latents, and the first noise. Random numbers are drawn in the
         order of diffusers: of the picture's latents, then the noise; where the network sees a mask, the other way round."""
         painter, given, count = self.painter, self.given, len(self.seeds)
-        self._hole: Tensor | None = None
-        if given is not None and given.mask is not None:
-            shape = (self.settings.height // painter.factor, self.settings.width // painter.factor)
-            self._hole = F.interpolate((given.mask > 0.5).float()[None, None], size=shape).to(painter.device)
 
         def drawn() -> Tensor:
             return self._gaussian.draw() if noise is None else noise.to(painter.device)
@@ -359,20 +350,22 @@ class Job:
             first = drawn()
             return None, torch.zeros_like(first), first
         pictures = given.picture[None].expand(count, -1, -1, -1)
-        if not painter.paints_holes:
-            clean = painter.encode(pictures, self._gaussian.draw())
-            return None, clean, drawn()
         clean = None
-        if self.settings.strength < 1:
+        if self.settings.strength < 1 or not painter.paints_holes:
             clean = painter.encode(pictures, self._gaussian.draw())
         first = drawn()
-        assert given.mask is not None and self._hole is not None  # of the whole size, where none was given
-        around = painter.encode(pictures * (given.mask <= 0.5), self._gaussian.draw())
-        beside = torch.cat((self._hole.expand(count, -1, -1, -1), around), dim=1)
+        beside = None
+        if painter.paints_holes:
+            assert given.mask is not None and self._hole is not None  # of the whole size, where none was given
+            around = painter.encode(pictures * (given.mask <= 0.5), self._gaussian.draw())
+            beside = torch.cat((self._hole.expand(count, -1, -1, -1), around), dim=1)
         return beside, torch.zeros_like(first) if clean is None else clean, first
 
     def _beginning(self) -> Tensor:
+        """The picture's latents under noise; noise alone where there is no picture, or where a hole is painted with all strength."""
         sigma = self.sigmas[0]
+        if not self.steps:
+            return self._clean * math.sqrt(1 + sigma**2)
         if self.given is not None and (self._hole is None or self.settings.strength < 1):
             return self._clean + sigma * self._first
         return self._first * (math.sqrt(1 + sigma**2) if self.settings.sampler in KEEPING else sigma)
@@ -412,10 +405,11 @@ class Job:
         return guided
 
 
-def _check(settings: Settings, seeds: Sequence[int], factor: int) -> None:
+def _check(settings: Settings, seeds: Sequence[int], given: Given | None, factor: int) -> None:
     """Refuse what can't be painted."""
-    if settings.sampler not in SAMPLERS:
-        raise UserError(f"there is no sampler '{settings.sampler}'", f"use one of: {', '.join(SAMPLERS)}")
+    for name, known in (("sampler", SAMPLERS), ("schedule", get_args(Schedules))):
+        if getattr(settings, name) not in known:
+            raise UserError(f"there is no {name} '{getattr(settings, name)}'", f"use one of: {', '.join(known)}")
     for name in ("width", "height"):
         size = getattr(settings, name)
         if size % factor or not factor <= size <= 4096:
@@ -429,8 +423,19 @@ def _check(settings: Settings, seeds: Sequence[int], factor: int) -> None:
             raise UserError(f"{name} is {value}", f"give a number from {least} to {most}")
     if not seeds:
         raise UserError("no picture is asked for", "give -n 1 or more")
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise UserError(f"the seed is {seed}", "give a number from 0 to 2⁶³ − 1")
+    for what, pixels in (("picture", given and given.picture), ("mask", given and given.mask)):
+        if pixels is not None and tuple(pixels.shape[-2:]) != (settings.height, settings.width):
+            found = _size(reversed(pixels.shape[-2:]))
+            raise UserError(f"the {what} has {found} pixels", f"give one of {settings.width}×{settings.height}")
     text.check(settings.prompt)
     text.check(settings.negative)
+
+
+def _size(sides: Iterable[int]) -> str:
+    return "×".join(map(str, sides))
 
 
 def _fading(size: Sequence[int], edge: int) -> Float[Tensor, "height width"]:

@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from almanac.runtime import checkpoint, console, pictures
+from almanac.runtime import device as devices
 from almanac.runtime.errors import UserError
-from almanac.stable_diffusion import metadata, models
+from almanac.stable_diffusion import metadata, models, outpaint, safety, upscale
 from almanac.stable_diffusion.generate import Given, Job, Painter, Settings, State
+from almanac.stable_diffusion.outpaint import Margins
 
 _JOB = "job.pt"
 """In the folder of the pictures: what an interrupted run had done."""
@@ -30,6 +32,8 @@ class Files:
     """To begin with."""
     mask: Path | None = None
     """White where it is painted anew."""
+    margins: Margins | None = None
+    """By which the picture grows."""
     latents_in: Path | None = None
     latents_out: Path | None = None
     loras: tuple[str, ...] = ()
@@ -46,6 +50,7 @@ def generate(
     precision: str,
     device: str,
     resume: bool,
+    checked: bool = True,
 ) -> dict[str, Any]:
     """Paint pictures into a folder.
 
@@ -59,9 +64,10 @@ def generate(
         precision: of weights.
         device: where.
         resume: whether to go on with what was interrupted.
+        checked: whether the safety checker that was published with a model hides what it flags.
 
     Returns:
-        `{"images": [{"file", "seed"}], "seconds"}`.
+        `{"images": [{"file", "seed"}], "seconds"}`; an image that was hidden says why as `flagged`.
 
     Raises:
         UserError: something is missing, damaged, out of range, or does not fit.
@@ -99,22 +105,77 @@ def generate(
         checkpoint.write_atomic(files.latents_out, lambda file: np.save(file, kept))
     more = {"loras": list(files.loras)} if files.loras else {}
     images = []
-    for picture, own in zip(painted, seeds, strict=True):
+    flags = loaded.checker.flagged(painted) if checked and loaded.checker else [None] * count
+    for picture, own, flag in zip(painted, seeds, flags, strict=True):
         path = _free(files.out, own)
-        metadata.save(pictures.to_picture(picture), path, settings, own, loaded.name, **more)
-        images.append({"file": str(path), "seed": own})
+        shown = picture if flag is None else safety.hidden(picture)
+        metadata.save(pictures.to_picture(shown), path, settings, own, loaded.name, **more)
+        images.append({"file": str(path), "seed": own} | ({} if flag is None else {"flagged": str(flag)}))
     (files.out / _JOB).unlink(missing_ok=True)
     return {"images": images, "seconds": round(time.monotonic() - began, 2)}
+
+
+def enlarge(
+    picture: Path,
+    out: Path,
+    upscaler: Path | None,
+    model: str,
+    settings: Settings,
+    scale: float,
+    seed: int,
+    precision: str,
+    device: str,
+) -> dict[str, Any]:
+    """Enlarge a picture in a file.
+
+    Args:
+        picture: the file.
+        out: a PNG to write.
+        upscaler: weights of the ESRGAN family; None: it is resized, and painted over.
+        model: what paints over it.
+        settings: how that is done.
+        scale: how many times as wide and high it becomes, where it is painted over.
+        seed: of its noise.
+        precision: of weights.
+        device: where.
+
+    Returns:
+        `{"file", "width", "height", "seconds"}`.
+
+    Raises:
+        UserError: something is missing, damaged or out of range.
+    """
+    began = time.monotonic()
+    shown = pictures.to_tensor(pictures.read_picture(picture).convert("RGB"), 3)
+    if upscaler is not None:
+        network = upscale.load(upscaler).to(devices.resolve(device))
+        with console.progress("enlarging", 1, "pictures") as advance:
+            made = network.enlarge(shown[None])[0].cpu()
+            advance()
+    else:
+        painter = models.painter(models.load(model, precision, device))
+        made = upscale.latent(painter, shown, scale, settings, seed)
+    enlarged = pictures.to_picture(made)
+    checkpoint.write_atomic(out, lambda file: enlarged.save(file, "PNG"))
+    seconds = round(time.monotonic() - began, 2)
+    return {"file": str(out), "width": enlarged.width, "height": enlarged.height, "seconds": seconds}
 
 
 def _given(settings: Settings, files: Files, painter: Painter, size: int) -> tuple[Settings, Given | None]:
     """What is painted upon, and settings with a size."""
     factor = painter.factor
     if files.picture is None:
-        if files.mask is not None:
-            raise UserError("a mask is given without a picture", "give --init-image too")
+        if files.mask is not None or files.margins is not None:
+            what = "a mask is" if files.mask is not None else "margins are"
+            raise UserError(f"{what} given without a picture", "give --init-image too")
         return replace(settings, width=settings.width or size, height=settings.height or size), None
     picture = pictures.read_picture(files.picture).convert("RGB")
+    if files.margins is not None:
+        if files.mask is not None or settings.width:
+            raise UserError("margins are given with a mask or a size", "grow the picture first, then change it")
+        given = outpaint.grown(pictures.to_tensor(picture, 3), files.margins, factor)
+        height, width = given.picture.shape[1:]
+        return replace(settings, width=width, height=height), given
     width, height = (
         asked or max(own // factor, 1) * factor
         for asked, own in zip((settings.width, settings.height), picture.size, strict=True)

@@ -96,6 +96,16 @@ def read(path: Path, model: LatentDiffusion) -> dict[str, Change]:
     return found
 
 
+def kohya_names(model: LatentDiffusion) -> dict[str, str]:
+    """The official name of each layer that can be changed → what a file of kohya's trainer calls it."""
+    beginnings = {UNET: "lora_unet_", TEXT: "lora_te_"}
+    found = {}
+    for official, theirs in diffusers_names(_weights(model), model.config):
+        beginning = beginnings[UNET if official.startswith(UNET) else TEXT]
+        found[official.removesuffix(".weight")] = beginning + theirs.removesuffix(".weight").replace(".", "_")
+    return found
+
+
 class Adapted:
     """Changes that are on a model. Its own weights are kept, and come back when they are taken off.
 
@@ -174,15 +184,19 @@ def _taught_tensors(path: Path) -> dict[str, Tensor]:
 
 def _names(model: LatentDiffusion) -> dict[str, str]:
     """Every way in which files name a weight → its official name."""
-    weights = [name for name in model.state_dict() if name.endswith(".weight") and name.startswith((UNET, TEXT))]
     found = {}
-    for official, theirs in diffusers_names(weights, model.config):
+    for official, theirs in diffusers_names(_weights(model), model.config):
         beginning = UNET if official.startswith(UNET) else TEXT
         for name in _spellings(official.removeprefix(beginning), theirs):
             bare = name.removesuffix(".weight")
             found |= {kohya + bare.replace(".", "_"): official for kohya, mine in _KOHYA.items() if mine == beginning}
             found |= {peft + bare: official for peft, mine in _PEFT.items() if mine == beginning}
     return found
+
+
+def _weights(model: LatentDiffusion) -> list[str]:
+    """Official names of those that can be changed."""
+    return [name for name in model.state_dict() if name.endswith(".weight") and name.startswith((UNET, TEXT))]
 
 
 def _spellings(official: str, theirs: str) -> Iterable[str]:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from almanac.runtime import checkpoint, hub
 from almanac.runtime import device as devices
 from almanac.runtime.errors import UserError
-from almanac.stable_diffusion import lora, published, tokenizer
+from almanac.stable_diffusion import lora, published, safety, tokenizer
 from almanac.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
 from almanac.stable_diffusion.generate import Painter
 from almanac.stable_diffusion.model import Config, LatentDiffusion, NoiseConfig
+from almanac.stable_diffusion.safety import Checker
 from almanac.stable_diffusion.text_encoder import TextConfig
 from almanac.stable_diffusion.tokenizer import Vocabulary
 from almanac.stable_diffusion.unet import UnetConfig
@@ -33,6 +34,8 @@ class PaintingModel:
     vocabulary: Vocabulary
     size: int
     """Pixels of a side that it was trained on."""
+    checker: Checker | None = None
+    """Sees whether its pictures should be shown, where one was published with it."""
 
 
 def path_of(name: str) -> Path:
@@ -74,7 +77,9 @@ def load(name: str, precision: str = "auto", device: str = "auto") -> PaintingMo
         return PaintingModel(short, network.to(where, kinds[precision]), vocabulary, size)
     network = published.load(path, kinds[precision]).to(where)
     words = path / "tokenizer" if (path / "tokenizer" / "merges.txt").is_file() else None
-    return PaintingModel(short, network, tokenizer.published(words), 512)
+    judge = path / "safety_checker"
+    checker = safety.load(judge) if (judge / "config.json").is_file() else None
+    return PaintingModel(short, network, tokenizer.published(words), 512, checker)
 
 
 def is_own(path: Path) -> bool:

@@ -48,10 +48,12 @@ class BrownianNoise:
         import torchsde
 
         self.device = device
+        self._least, self._most = round(least, 6), round(most, 6)  # the ends that torchsde keeps, and warns of σ beyond
         begin = torch.zeros(shape)
         self._paths = [torchsde.BrownianTree(t0=least, w0=begin, t1=most, entropy=seed) for seed in seeds]
 
     def __call__(self, sigma: float, following: float) -> Float[Tensor, "batch channels h w"]:
         """For the step from a σ down to the next."""
-        moved: Tensor = torch.stack([path(following, sigma) for path in self._paths])  # pyright: ignore[reportArgumentType]
+        begin, end = max(following, self._least), min(sigma, self._most)
+        moved: Tensor = torch.stack([path(begin, end) for path in self._paths])  # pyright: ignore[reportArgumentType]
         return (-moved / (sigma - following) ** 0.5).to(self.device)

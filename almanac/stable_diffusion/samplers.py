@@ -83,7 +83,7 @@ class Schedule:
         """DDIM's and PLMS's of the published code: every 1000/steps-th time and one more, down to the first of all, which is not 0. If
         steps do not divide 1000, there are more of them than asked for."""
         whole = len(self.sigmas)
-        times = np.arange(0, whole, whole // steps) + 1
+        times = np.arange(0, whole, max(whole // steps, 1)) + 1
         return _rounded(self.sigmas[times[::-1].clip(max=whole - 1)], self.sigmas[0])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from almanac.runtime.errors import UserError
@@ -60,6 +60,20 @@ class Reader:
         """What each step follows, with how much it counts.
 
         Args:
+            prompt: in the grammar of `prompt`, with several parts if it has `AND`.
+            steps: how many there are.
+
+        Raises:
+            UserError: the prompt is too long.
+        """
+        check(prompt)
+        both = [(self.features(each.text, steps), each.weight) for each in grammar.together(prompt)]
+        return [[Part(features[step], weight) for features, weight in both] for step in range(steps)]
+
+    def features(self, prompt: str, steps: int) -> list[Float[Tensor, "words width"]]:
+        """What each step reads of a prompt as one: `AND` is a word of it.
+
+        Args:
             prompt: in the grammar of `prompt`.
             steps: how many there are.
 
@@ -67,12 +81,7 @@ class Reader:
             UserError: the prompt is too long.
         """
         check(prompt)
-        both = [(grammar.scheduled(each.text, steps), each.weight) for each in grammar.together(prompt)]
-        return [[Part(self.read(texts[step]), weight) for texts, weight in both] for step in range(steps)]
-
-    def chunks(self, prompt: str) -> int:
-        """How many chunks a prompt without changes takes."""
-        return len(self._chunks(prompt))
+        return [self.read(each) for each in grammar.scheduled(prompt, steps)]
 
     def blank(self) -> Float[Tensor, "words width"]:
         """Features of a chunk without words."""
@@ -165,16 +174,7 @@ def check(prompt: str) -> None:
         raise UserError(f"the prompt has {len(prompt):,} characters", f"give at most {MOST_LETTERS:,}")
 
 
-def padded(features: Sequence[Float[Tensor, "words width"]], blank: Float[Tensor, "chunk width"]) -> list[Tensor]:
+def padded(features: Sequence[Float[Tensor, "_ width"]], blank: Float[Tensor, "chunk width"]) -> list[Tensor]:
     """Features of several prompts at one length, with blank chunks behind."""
     most = max(len(each) for each in features)
     return [torch.cat([each, *[blank] * ((most - len(each)) // len(blank))]) for each in features]
-
-
-def tokens_of(vocabulary: Vocabulary, captions: Sequence[str], positions: int) -> Int[Tensor, "captions positions"]:
-    """Captions as a training reads them: cut where they are too long."""
-    lines = []
-    for caption in captions:
-        words = vocabulary.encode(caption)[: positions - 2]
-        lines.append([vocabulary.begin, *words, *[vocabulary.end] * (positions - 1 - len(words))])
-    return torch.tensor(lines)

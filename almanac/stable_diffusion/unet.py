@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from almanac.nn.group_norm import GroupNorm
+
 
 @dataclass(frozen=True)
 class UnetConfig:
@@ -30,6 +32,8 @@ class UnetConfig:
     heads: int = 8
     context: int = 768
     """Channels of the words."""
+    groups: int = 32
+    """Of channels, that are normalised together."""
 
 
 class Unet(nn.Module):
@@ -48,9 +52,9 @@ class Unet(nn.Module):
         last = len(widths) - 1
 
         def block(inside: int, outside: int, level: int) -> list[nn.Module]:
-            parts: list[nn.Module] = [ResBlock(inside, outside, time)]
+            parts: list[nn.Module] = [ResBlock(inside, outside, time, config.groups)]
             if level in config.attention:
-                parts.append(SpatialTransformer(outside, config.heads, config.context))
+                parts.append(SpatialTransformer(outside, config.heads, config.context, config.groups))
             return parts
 
         width = config.channels
@@ -65,9 +69,9 @@ class Unet(nn.Module):
                 down.append([Downsample(width)])
                 skips.append(width)
         middle = [
-            ResBlock(width, width, time),
-            SpatialTransformer(width, config.heads, config.context),
-            ResBlock(width, width, time),
+            ResBlock(width, width, time, config.groups),
+            SpatialTransformer(width, config.heads, config.context, config.groups),
+            ResBlock(width, width, time, config.groups),
         ]
         up = []
         for level, wide in reversed(list(enumerate(widths))):
@@ -81,7 +85,7 @@ class Unet(nn.Module):
         self.middle_block = Steps(*middle)
         self.output_blocks = nn.ModuleList(Steps(*parts) for parts in up)
         self.out = nn.Sequential(
-            nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1)
+            GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1)
         )
 
     def forward(
@@ -142,14 +146,15 @@ class ResBlock(nn.Module):
         width: channels in.
         outside: channels out.
         time: channels of the embedded time.
+        groups: of channels.
     """
 
-    def __init__(self, width: int, outside: int, time: int):
+    def __init__(self, width: int, outside: int, time: int, groups: int):
         super().__init__()
-        self.in_layers = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, outside, 3, padding=1))
+        self.in_layers = nn.Sequential(GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, outside, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, outside))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, outside), nn.SiLU(), nn.Identity(), nn.Conv2d(outside, outside, 3, padding=1)
+            GroupNorm(groups, outside), nn.SiLU(), nn.Identity(), nn.Conv2d(outside, outside, 3, padding=1)
         )  # official files have dropout where the identity is
         self.skip_connection = nn.Conv2d(width, outside, 1) if width != outside else nn.Identity()
 
@@ -166,11 +171,12 @@ class SpatialTransformer(nn.Module):
         width: channels.
         heads: of attention.
         context: channels of the words.
+        groups: of channels.
     """
 
-    def __init__(self, width: int, heads: int, context: int):
+    def __init__(self, width: int, heads: int, context: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(32, width, eps=1e-6)
+        self.norm = GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, heads, context)])
         self.proj_out = nn.Conv2d(width, width, 1)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from almanac.cold_diffusion import train as recipe
 from almanac.runtime import checkpoint
+from tests.typed import two_lines
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +29,6 @@ def picture(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 28, 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
-
-
-def two_lines(done, code: int = 2) -> list[str]:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 2, done.stderr
-    assert done.stdout == ""
-    return lines
 
 
 def test_help_needs_no_torch_and_names_every_system(almanac):

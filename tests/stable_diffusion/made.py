@@ -1,11 +1,19 @@
 """Small models that nobody trained, in every layout that people have."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from almanac.runtime import checkpoint
+from almanac.stable_diffusion import data, tokenizer
+from almanac.stable_diffusion.autoencoder import AutoencoderConfig
+from almanac.stable_diffusion.model import Config, LatentDiffusion
+from almanac.stable_diffusion.text_encoder import TextConfig
+from almanac.stable_diffusion.unet import UnetConfig
 
 
 def unet(channels: int = 4, seed: int = 0) -> UNet2DConditionModel:
@@ -65,3 +73,16 @@ def _stirred(model):
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval().requires_grad_(False)
+
+
+def own(path: Path, seed: int = 3) -> Path:
+    """A file in the layout of our own training: three small networks that nobody trained, for pictures of 64 pixels."""
+    text = TextConfig(600, 32, 1, 2, 48)
+    words = tokenizer.learnt(data.load("scenes").captions(range(200)), text.vocabulary)
+    unet = UnetConfig(channels=32, mults=(1, 2), blocks=1, attention=(1,), heads=2, context=32)
+    config = Config(unet, AutoencoderConfig(32, (1, 1, 1), 1), replace(text, vocabulary=len(words)))
+    torch.manual_seed(seed)
+    facts = {"system": "stable_diffusion", "kind": "model", "data": "scenes", "size": 64}
+    facts |= {"config": asdict(config), "vocabulary": words.facts()}
+    checkpoint.save_weights(path, _stirred(LatentDiffusion(config)).state_dict(), facts)
+    return path

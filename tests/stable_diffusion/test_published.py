@@ -3,12 +3,13 @@
 import json
 import os
 import pickle
+import shutil
 import sys
 import types
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from almanac.runtime.errors import UserError
 from almanac.stable_diffusion import published
@@ -95,7 +96,7 @@ def test_a_trainers_file_is_read_without_its_trainer(model, tmp_path, monkeypatc
 
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = module.__name__, "ModelCheckpoint"
-    module.ModelCheckpoint = ModelCheckpoint
+    vars(module)["ModelCheckpoint"] = ModelCheckpoint
     with monkeypatch.context() as patch:
         for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):
             patch.setitem(sys.modules, name, types.ModuleType(name))
@@ -158,9 +159,35 @@ def test_a_model_that_is_not_whole_is_refused(model, tmp_path):
         published.load(path)
 
 
-def test_a_folder_that_is_not_ours_is_refused(folder, tmp_path):
-    import shutil
+def test_an_old_folder_is_read(model, folder, tmp_path):
+    """Weights as pickles, and the autoencoder's attention by the names of 2022."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for file in copy.glob("*/*.safetensors"):
+        tensors = load_file(file)
+        for now, then in old.items() if file.parent.name == "vae" else ():
+            tensors = {name.replace(now, then): tensor for name, tensor in tensors.items()}
+        torch.save(tensors, file.with_suffix(".bin"))
+        file.unlink()
+    assert same(published.load(copy), model)
 
+
+def test_code_in_a_folder_is_refused(folder, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1), "y": Hostile()}, copy / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="could run code"):
+        published.read(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_not_ours_is_refused(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     facts = json.loads((copy / "unet" / "config.json").read_text())
@@ -169,6 +196,9 @@ def test_a_folder_that_is_not_ours_is_refused(folder, tmp_path):
         published.read(copy)
     (copy / "unet" / "config.json").write_text(json.dumps({"in_channels": 4}))
     with pytest.raises(UserError, match="config"):
+        published.read(copy)
+    (copy / "unet" / "config.json").write_text(json.dumps({**facts, "block_out_channels": [33, 66, 66, 66]}))
+    with pytest.raises(UserError, match="shape that can't be"):
         published.read(copy)
     (copy / "unet" / "config.json").write_text("{")
     with pytest.raises(UserError):

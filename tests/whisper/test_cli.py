@@ -1,40 +1,22 @@
 """The command line as a person types it, good and bad."""
 
 import json
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from almanac import cli, systems
 from almanac.runtime import checkpoint
 from almanac.whisper import audio, recogniser, transcribe, transcribe_file
 from almanac.whisper import cli as verbs
+from tests.typed import two_lines
 from tests.whisper import sounds, untrained
-
-_ROW = systems.System("whisper", "Whisper", "", "", ("transcribe", "convert"))
 
 
 @pytest.fixture
-def whisper(capsys, monkeypatch):
-    """Run `almanac whisper`: (arguments …) → what a process would have come to."""
-    if systems.find("whisper") is None:  # until it is in the table
-        monkeypatch.setattr(systems, "SYSTEMS", (*systems.SYSTEMS, _ROW))
-
-    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-        code = 0
-        with monkeypatch.context() as patch:
-            patch.chdir(cwd or Path.cwd())
-            try:
-                cli.main(["whisper", *map(str, arguments)])
-            except SystemExit as stop:
-                code = stop.code or 0
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
-
-    return run
+def whisper(typed):
+    """Run `almanac whisper`."""
+    return lambda *arguments, cwd=None: typed("whisper", *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +29,6 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     return sounds.write(tmp_path_factory.mktemp("recording") / "talk.ogg", sounds.noise(14))
-
-
-def two_lines(done, code: int = 2) -> list[str]:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 2, done.stderr
-    assert done.stdout == ""
-    return lines
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "convert"])

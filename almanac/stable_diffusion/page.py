@@ -1,0 +1,684 @@
+"""The page of Stable Diffusion in Studio: pictures from words, from a picture, and into what is brushed over in one; watched as they are
+painted, and a gallery from which any of them leads to the next. It lays out controls and results; pictures are `generate`'s."""
+
+import base64
+import io
+import json
+import os
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from almanac.runtime import checkpoint, hub, pictures
+from almanac.runtime.errors import UserError
+from almanac.runtime.services import Services, tells_errors
+from almanac.runtime.serving import Job as Turn
+from almanac.runtime.serving import Turns
+from almanac.stable_diffusion import metadata, models
+from almanac.stable_diffusion.generate import MOST_PIXELS, Given, Job, Painter, Settings
+from almanac.stable_diffusion.models import PaintingModel
+from almanac.stable_diffusion.samplers import SAMPLERS
+
+MODEL = "ALMANAC_STABLE_DIFFUSION_MODEL"
+"""Names a model beside those that ship, as `models.path_of` takes it."""
+MOST_AT_ONCE = 8
+"""Pictures that a visitor may ask for at once."""
+MOST_KEPT = 64
+"""Pictures in a visitor's gallery."""
+STEPS, SCALE = 150, 30.0
+"""The most that DreamStudio took."""
+FORGOTTEN = 86_400
+"""s after which a gallery is forgotten that nobody paints for; Gradio deletes its files then."""
+
+_SMALL = 128
+"""Pixels up to which a picture is shown with hard edges, and enlarged to be brushed over."""
+_FRAME = 0.3
+"""s between previews, at least."""
+_EDITED = 512
+"""Side of the picture that is brushed over, pixels, about."""
+_EXAMPLES = {
+    "Red 3, blue 7": "a large red 3 at the top left and a small blue 7 in the centre on a white background",
+    "One green 5": "a large green 5 in the centre on a black background",
+    "Three in a row": "a red 1 on the left, a yellow 2 in the centre and a blue 3 on the right on a black background",
+    "Purple 8, top right": "a medium purple 8 at the top right on a white background",
+    "Two corners": "an orange 4 at the bottom left, a green 9 at the top right on a black background",
+    "In words": "a picture of a big violet six in the middle and a tiny red zero at the bottom, grey background",
+}
+"""What a model of scenes can paint."""
+_WORDS, _PICTURE, _PART = "words", "picture", "part"
+_BEGINNINGS = {"Words": _WORDS, "A picture": _PICTURE, "A part of one": _PART}
+_HOW = {_WORDS: "", _PICTURE: "from a picture", _PART: "into a part of a picture"}
+_SCHEDULES = {"Automatic": "auto", "Karras": "karras", "Linear": "linear"}
+_QUIET: Any = {"api_visibility": "private", "show_progress": "hidden"}
+_COMPUTES: Any = {**_QUIET, "concurrency_limit": None}
+"""Events that paint take turns at the models (`Turns`)."""
+_BEGIN = '<div class="empty"><p>Say what to paint, or choose an example, then press <b>Paint</b>.</p></div>'
+_STOP = 'element.addEventListener("click", (event) => { if (event.target.closest("[data-stop]")) trigger("stop"); });'
+_SHOW = """(name) => {
+  const place = document.querySelector(name), { top } = place.getBoundingClientRect();
+  if (top < 60 || top > 0.7 * innerHeight) place.scrollIntoView({ behavior: "smooth" });
+}"""
+"""On a phone, controls and results are far from each other."""
+_CHOOSE = (
+    f"const show = {_SHOW};"
+    + """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-do]");
+  if (!button) return;
+  const which = { which: button.dataset.which };
+  show(button.dataset.do === "vary" ? ".results" : ".begin");
+  if (button.dataset.do === "again") trigger("again", which);
+  if (button.dataset.do === "vary") trigger("vary", which);
+  if (button.dataset.do === "start") trigger("start", which);
+  if (button.dataset.do === "repaint") trigger("repaint", which);
+});
+"""
+)
+_STYLE = """<style>
+.gradio-container {
+  .painted { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 20px 14px; }
+  .painted .plate img { height: auto; aspect-ratio: auto; image-rendering: auto; }
+  .painted .plate img.crisp { image-rendering: pixelated; }
+  .painted .plate figcaption, .painted figcaption span { display: flex; flex-wrap: wrap; gap: 5px; }
+  .painted button, .painted .save {
+    padding: 2px 6px; border: 1px solid var(--edge-line); border-radius: 6px; background: var(--sheet); color: var(--ink);
+    font: 13px/1.5 var(--sans); font-variant-numeric: tabular-nums; text-decoration: none; cursor: pointer;
+  }
+  @media (hover: none) { .painted button, .painted .save { padding: 5px 7px; } }
+  .painted button:hover, .painted .save:hover { border-color: var(--accent); color: var(--accent); }
+  .batch { margin: 0 0 28px; padding: 0; }
+  .batch + .batch { padding-top: 18px; border-top: 1px solid var(--rule); }
+  .batch h3 { margin: 0; font: 600 15px/1.45 var(--sans); color: var(--ink); overflow-wrap: anywhere; }
+  .batch .facts { margin: 2px 0 12px; }
+  .results { gap: 0; }
+  .results, .begin { scroll-margin-top: 76px; }
+  .drop.settings .upload-container .wrap::after { content: "Drop a PNG that was painted here, or click to choose one"; }
+  .brush { gap: 0; }
+}
+</style>"""
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What a visitor asks for, in the order of the controls."""
+
+    prompt: str
+    negative: str
+    strength: float
+    count: float | None
+    seed: str
+    model: str
+    width: float | None
+    height: float | None
+    steps: float
+    scale: float
+    sampler: str
+    schedule: Any
+
+    def settings(self, size: int) -> Settings:
+        """As the painter takes them; `size` where none is given."""
+        width, height = (size if side is None else int(side) for side in (self.width, self.height))
+        how = (int(self.steps), self.scale, self.sampler, self.schedule, None, self.strength)
+        return Settings(self.prompt.strip(), self.negative.strip(), width, height, *how)
+
+    def seeds(self) -> list[int]:
+        """Of each picture.
+
+        Raises:
+            UserError: the seed is no seed, or there are too many or none.
+        """
+        given = self.seed.strip()
+        if given and not (given.isascii() and given.isdigit() and int(given) < 2**63):
+            raise UserError(f"the seed is '{given}'", "give a whole number from 0 to 2⁶³ − 1, or none")
+        if self.count is None or not 1 <= self.count <= MOST_AT_ONCE:
+            raise UserError(f"{self.count or 'no'} pictures are asked for", f"give a number from 1 to {MOST_AT_ONCE}")
+        first = int(given) if given else secrets.randbelow(2**32)
+        return [first + number for number in range(int(self.count))]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A picture to begin with."""
+
+    picture: Image.Image
+    title: str
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be painted."""
+
+    wish: _Wish
+    """How many, of which seeds, by which model."""
+    how: str
+    """What they begin with, in words; empty: with noise."""
+    given: Callable[[Settings], Given | None]
+    """What they begin with, for settings that can be painted."""
+    asked: Settings | None = None
+    """None: as the wish says."""
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """A picture in the gallery, as a PNG in Gradio's cache."""
+
+    path: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What the page calls it by."""
+        return Path(self.path).stem
+
+    def read(self) -> Image.Image:
+        """The picture.
+
+        Raises:
+            UserError: it was deleted since.
+        """
+        if not Path(self.path).is_file():
+            raise UserError(f"the picture of seed {self.seed} is no longer here", "paint it again")
+        return pictures.read_picture(self.path)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures that were painted together."""
+
+    model: str
+    settings: Settings
+    how: str
+    seconds: float
+    painted: tuple[_Painted, ...]
+
+
+def build(services: Services) -> gr.Blocks:
+    """The page.
+
+    Args:
+        services: where to compute.
+
+    Raises:
+        UserError: there is no trained model to paint with.
+    """
+    names = _names()
+    if not names:
+        raise UserError(
+            "no trained model of Stable Diffusion is on this machine",
+            f"train one with `almanac stable-diffusion train`, or set {MODEL} to the path of one, or to hf://owner/repo",
+        )
+    with gr.Blocks(title="Stable Diffusion · Almanac") as page:
+        _lay_out(services, names)
+    return page
+
+
+def _lay_out(services: Services, names: list[str]) -> None:
+    start, kept = gr.State(time_to_live=FORGOTTEN), gr.State([], time_to_live=FORGOTTEN)
+    with gr.Row(elem_classes="workbench"):
+        with gr.Column(elem_classes="controls", scale=0, min_width=320):
+            prompt = gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to paint")
+            with gr.Row(elem_classes="examples-of-sound", visible=_paints_scenes(names[0])) as examples:
+                chips = [
+                    (gr.Button(title, size="sm", elem_classes="example"), text) for title, text in _EXAMPLES.items()
+                ]
+            negative = gr.Textbox(label="Negative prompt", lines=1, max_lines=4, placeholder="What not to paint")
+            beginning = gr.Radio(list(_BEGINNINGS.items()), value=_WORDS, label="Begin with", elem_classes="begin")
+            with gr.Row(elem_classes="source", visible=False) as source:
+                chosen = gr.HTML(_chosen(None), apply_default_css=False)
+                upload = gr.File(
+                    label="A picture to begin with", show_label=False, type="filepath", elem_classes="drop"
+                )
+            with gr.Column(elem_classes="brush", visible=False) as brush:
+                gr.HTML('<p class="heading">Brush over what is to be painted anew</p>', apply_default_css=False)
+                editor = _editor()
+            strength = _slider("Strength of changes", 0, 1, 0.75, 0.05)
+            with gr.Row():
+                count = gr.Number(4, label="How many", precision=0, min_width=100)
+                seed = gr.Textbox(label="Seed", max_lines=1, placeholder="by chance", min_width=100)
+            button = gr.Button("Paint", variant="primary", size="lg")
+            model = gr.Radio(
+                [(_short(name), name) for name in names], value=names[0], label="Model", visible=len(names) > 1
+            )
+            with gr.Accordion("More settings", open=False):
+                with gr.Row():
+                    width, height = (
+                        gr.Number(_side(names[0]), label=label, precision=0, min_width=100)
+                        for label in ("Width", "Height")
+                    )
+                steps = _slider("Steps", 1, STEPS, 20, 1)
+                scale = _slider("Scale", 1, SCALE, 7.5, 0.5, "How closely the prompt is followed")
+                sampler = gr.Dropdown([(_title(name), name) for name in SAMPLERS], value="dpmpp_2m", label="Sampler")
+                schedule = gr.Radio(list(_SCHEDULES.items()), value="auto", label="Schedule of noise")
+            with gr.Accordion("Settings of a picture", open=False):
+                former = gr.File(label="Its file", show_label=False, type="filepath", elem_classes=["drop", "settings"])
+        with gr.Column(elem_classes="results", min_width=320):
+            shown = gr.HTML(_BEGIN, js_on_load=_STOP, apply_default_css=False)
+            gallery = gr.HTML("", html_template=_STYLE + "${value}", js_on_load=_CHOOSE, apply_default_css=False)
+
+    turns = Turns()
+    settings = [prompt, negative, strength, count, seed, model, width, height, steps, scale, sampler, schedule]
+    started = [start, beginning, editor, source, chosen, brush]
+
+    async def paint(kept: list[_Batch], order: _Order) -> AsyncGenerator[tuple, None]:
+        yield _progress(0, 0, None), gr.skip(), gr.skip()
+        work = partial(_paint, services.device, order, Path(gallery.GRADIO_CACHE))
+        async with aclosing(turns.follow(work)) as parts:
+            async for part in parts:
+                if isinstance(part, str):
+                    yield part, gr.skip(), gr.skip()
+                    continue
+                gallery.temp_files.update(each.path for each in part.painted)  # Gradio deletes them in a day
+                kept[:] = _with(kept, part)  # in place: another one may be painting for the same visitor
+                yield "", kept, _gallery(kept)
+
+    @tells_errors
+    async def run(
+        kept: list[_Batch], begins: str, start: _Start | None, marked: Any, *wishes: Any
+    ) -> AsyncGenerator[tuple, None]:
+        order = _Order(_Wish(*wishes), _HOW[begins], partial(_given, begins, start, marked))
+        async with aclosing(paint(kept, order)) as parts:
+            async for part in parts:
+                yield part
+
+    @tells_errors
+    async def vary(kept: list[_Batch], event: gr.EventData, *wishes: Any) -> AsyncGenerator[tuple, None]:
+        batch, painted = _find(kept, event.which)
+        wish = replace(_Wish(*wishes), seed="", model=batch.model)
+        given = partial(_given, _PICTURE, _Start(painted.read(), ""), None)
+        asked = replace(batch.settings, strength=wish.strength)
+        order = _Order(wish, f"as a variation of seed {painted.seed}", given, asked)
+        async with aclosing(paint(kept, order)) as parts:
+            async for part in parts:
+                yield part
+
+    @tells_errors
+    def again(kept: list[_Batch], event: gr.EventData) -> list[Any]:
+        batch, painted = _find(kept, event.which)
+        return _controls(batch.settings, painted.seed, batch.model, batch.how)
+
+    @tells_errors
+    def read_settings(path: str) -> list[Any]:
+        return _read_settings(Path(path), names)
+
+    @tells_errors
+    def begin_with(kept: list[_Batch], event: gr.EventData) -> tuple:
+        return _begun(_start(kept, event.which), _PICTURE)
+
+    @tells_errors
+    def repaint(kept: list[_Batch], event: gr.EventData) -> tuple:
+        return _begun(_start(kept, event.which), _PART)
+
+    @tells_errors
+    def take(path: str, begins: str) -> tuple:
+        with Path(path).open("rb") as file:
+            picture = pictures.read_picture(file).convert("RGB")
+        return *_begun(_Start(_bounded(picture), "your picture"), begins), None
+
+    painting, asking = [shown, kept, gallery], [kept, beginning, start, editor, *settings]
+    running = [
+        button.click(run, asking, painting, **_COMPUTES),
+        prompt.submit(run, asking, painting, **_COMPUTES),
+        gallery.vary(vary, [kept, *settings], painting, **_COMPUTES),
+    ]
+    for event in running:
+        event.failure(lambda kept: "" if kept else _BEGIN, kept, shown, **_QUIET)
+    shown.stop(lambda kept: "" if kept else _BEGIN, kept, shown, cancels=running, **_QUIET)
+    button.click(None, js=f"() => ({_SHOW})('.results')", **_QUIET)
+    gallery.again(again, kept, [*settings, beginning], **_QUIET)
+    gallery.start(begin_with, kept, started, **_QUIET)
+    gallery.repaint(repaint, kept, started, **_QUIET)
+    for chip, text in chips:
+        chip.click(None, None, prompt, js=f"() => {json.dumps(text)}", **_QUIET)
+    beginning.change(_visible, [beginning, start], [source, chosen, brush], **_QUIET)
+    uploaded = upload.upload(take, [upload, beginning], [*started, upload], **_QUIET)
+    uploaded.failure(lambda: None, None, upload, **_QUIET)
+    dropped = former.upload(read_settings, former, [*settings, beginning], **_QUIET)
+    for ended in (dropped.success, dropped.failure):
+        ended(lambda: None, None, former, **_QUIET)
+    model.change(tells_errors(_fitting), model, [width, height, examples], **_QUIET)
+
+
+def _slider(label: str, least: float, most: float, value: float, step: float, info: str | None = None) -> gr.Slider:
+    return gr.Slider(least, most, value, step=step, label=label, info=info, buttons=[])
+
+
+def _editor() -> gr.ImageEditor:
+    """Where people brush over what is to be painted anew."""
+    return gr.ImageEditor(
+        type="pil",
+        format="png",
+        show_label=False,
+        sources=(),
+        buttons=[],
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(default_size=56, colors=["#e8432a"], color_mode="fixed"),
+        eraser=gr.Eraser(default_size=56),
+        canvas_size=(_EDITED, _EDITED),
+        interactive=True,
+        elem_classes="brushed",
+    )
+
+
+def _paint(device: str, order: _Order, folder: Path, turn: Turn, tell: Callable[[str | _Batch], None]) -> None:
+    """Paint, and tell the page what it should show on the way, and at last the pictures, which are put into a folder."""
+    wish, seeds = order.wish, order.wish.seeds()
+    with turn:
+        model, painter = _load(wish.model, device)
+        settings = order.asked or wish.settings(model.size)
+        painter.job(settings, seeds)  # refuses what can't be painted, before a picture is made as large as that
+        began, job = time.monotonic(), painter.job(settings, seeds, order.given(settings))
+        previews = _Previews(job)
+        while not job.done:
+            job.advance()
+            left = (time.monotonic() - began) / job.number * (job.steps - job.number)
+            tell(_progress(job.number, job.steps, left) + previews.html())
+            turn.give_way()
+        painted, seconds = job.pictures(), time.monotonic() - began
+    found, more = [], {"begun": order.how} if order.how else {}
+    for picture, seed in zip(painted, seeds, strict=True):
+        path = folder / f"{secrets.token_hex(16)}.png"
+        metadata.save(pictures.to_picture(picture), path, settings, seed, model.name, **more)
+        found.append(_Painted(str(path), seed))
+    tell(_Batch(wish.model, settings, order.how, seconds, tuple(found)))
+
+
+class _Previews:
+    """What pictures may become: looked at anew when the steps since the last look took longer than the look did.
+
+    Args:
+        job: paints them.
+    """
+
+    def __init__(self, job: Job):
+        self.job, self._cost, self._html = job, 0.0, ""
+        self._looked = -float("inf")
+
+    def html(self) -> str:
+        """The last look, or a new one."""
+        now = time.monotonic()
+        if now - self._looked >= max(self._cost, _FRAME) and not self.job.done:
+            self._html = "".join(map(_preview, self.job.preview()))
+            self._looked = time.monotonic()
+            self._cost = self._looked - now
+        return f'<div class="painted">{self._html}</div>'
+
+
+def _given(begins: str, start: _Start | None, marked: Any, settings: Settings) -> Given | None:
+    """What pictures begin with, at the size that is painted.
+
+    Args:
+        begins: `words`, `picture` or `part`.
+        start: the picture.
+        marked: the editor's value.
+        settings: how they are painted.
+
+    Raises:
+        UserError: there is no picture, or nothing is marked in it.
+    """
+    if begins == _WORDS:
+        return None
+    if start is None:
+        raise UserError("no picture is chosen to begin with", "drop one, or press “Start” below one that was painted")
+    size = (settings.width, settings.height)
+    mask = _mask(marked, start.picture.size) if begins == _PART else None
+    picture = start.picture.convert("RGB")
+    if picture.size != size:
+        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+        mask = mask and ImageOps.fit(mask, size, Image.Resampling.NEAREST)
+    hole = None if mask is None else torch.from_numpy(np.array(mask)).float() / 255
+    return Given(pictures.to_tensor(picture, 3), hole)
+
+
+def _mask(marked: Any, size: tuple[int, int]) -> Image.Image:
+    """What is brushed over, white on black, in pixels of the picture: those of which a quarter is covered."""
+    layers = marked["layers"] if marked else []
+    covered = np.zeros(size[::-1], bool)
+    for layer in layers:
+        covered |= np.array(layer.getchannel("A").resize(size, Image.Resampling.BOX)) > 63
+    if not covered.any():
+        raise UserError("nothing is marked in the picture", "brush over what is to be painted anew")
+    return Image.fromarray(covered.astype(np.uint8) * 255)
+
+
+def _begun(start: _Start, begins: str) -> tuple:
+    """A picture to begin with, and where it is shown."""
+    begins = _PICTURE if begins == _WORDS else begins
+    return start, begins, _brushed(start.picture.convert("RGB")), *_visible(begins, start)
+
+
+def _visible(begins: str, start: _Start | None) -> tuple[Any, Any, Any]:
+    """The place for a picture, the picture in it, and what it is brushed over with: which are there."""
+    chosen = gr.update(value=_chosen(start), visible=begins == _PICTURE and start is not None)
+    brush = gr.update(visible=begins == _PART and start is not None)
+    return gr.update(visible=begins != _WORDS), chosen, brush
+
+
+def _brushed(picture: Image.Image) -> dict[str, Any]:
+    """The picture as it is brushed over: small ones large."""
+    times, kind = _EDITED / max(picture.size), Image.Resampling.LANCZOS
+    if max(picture.size) <= _SMALL:
+        times, kind = max(1, round(times)), Image.Resampling.NEAREST
+    size = max(1, round(picture.width * times)), max(1, round(picture.height * times))
+    return {"background": picture.resize(size, kind), "layers": [], "composite": None}
+
+
+def _bounded(picture: Image.Image) -> Image.Image:
+    """A picture of no more pixels than can be painted."""
+    share = (MOST_PIXELS / (picture.width * picture.height)) ** 0.5
+    if share >= 1:
+        return picture
+    size = max(1, int(picture.width * share)), max(1, int(picture.height * share))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _read_settings(path: Path, names: Sequence[str]) -> list[Any]:
+    """Values of the controls, of a picture that says how it was made.
+
+    Raises:
+        UserError: it does not say, or this page can't do it.
+    """
+    try:
+        settings, said = metadata.read(path)
+    except UserError as error:
+        raise UserError(error.what.replace(str(path), path.name), "give a PNG that was painted here") from None
+    if settings.steps > STEPS or not 1 <= settings.scale <= SCALE or settings.eta is not None:
+        fresh = "" if settings.eta is None else f", fresh noise of {settings.eta:g}"
+        what = f"the picture was painted in {settings.steps} steps at scale {settings.scale:g}{fresh}"
+        raise UserError(what, "this page can't; use `almanac stable-diffusion generate --like`")
+    model = next((name for name in names if _short(name) == said.get("model")), None)
+    if model is None:
+        gr.Warning(f"It was painted by the model {escape(str(said.get('model')))}, which is not here.")
+    if said.get("loras"):
+        gr.Warning("It was painted with LoRA files, which this page does not take.")
+    return _controls(settings, said.get("seed", ""), model, str(said.get("begun", "")))
+
+
+def _controls(settings: Settings, seed: Any, model: str | None, how: str) -> list[Any]:
+    """Values of the controls that lead to a picture again, in their order, and what it begins with."""
+    if how:
+        gr.Info(f"It was painted {escape(how)}: choose that picture too.")
+    first = (settings.prompt, settings.negative, settings.strength, 1, str(seed), model or gr.skip())
+    size, noise = (settings.width, settings.height), (settings.sampler, settings.schedule)
+    return [*first, *size, settings.steps, settings.scale, *noise, gr.skip() if how else _WORDS]
+
+
+def _fitting(name: str) -> tuple[int, int, dict]:
+    """What another model brings with it: the size that it paints best, and examples."""
+    return _side(name), _side(name), gr.update(visible=_paints_scenes(name))
+
+
+def _with(kept: list[_Batch], batch: _Batch) -> list[_Batch]:
+    """The gallery with new pictures in front."""
+    found, count = [], 0
+    for each in (batch, *kept):
+        count += len(each.painted)
+        if count <= MOST_KEPT:
+            found.append(each)
+    return found
+
+
+def _find(kept: list[_Batch], which: str) -> tuple[_Batch, _Painted]:
+    """A picture in the gallery.
+
+    Raises:
+        UserError: it is not there.
+    """
+    for batch in kept or []:
+        for painted in batch.painted:
+            if painted.name == which:
+                return batch, painted
+    raise UserError("this picture is no longer in the gallery", "paint it again")
+
+
+def _start(kept: list[_Batch], which: str) -> _Start:
+    _, painted = _find(kept, which)
+    return _Start(painted.read(), f"the picture of seed {painted.seed}")
+
+
+def _progress(done: int, total: int, left: float | None) -> str:
+    """How far pictures are, with a button that ends it."""
+    said = "Waiting for the model …" if left is None else f"Step {done} of {total}, about {_wait(left)} left"
+    bar = f'max="{total}" value="{done}"' if total else 'max="1" value="0"'
+    return (
+        f'<div class="work"><progress {bar} aria-label="Painted"></progress><p role="status">{said}</p>'
+        '<button type="button" data-stop>Stop</button></div>'
+    )
+
+
+def _preview(picture: Tensor) -> str:
+    shown = pictures.to_picture(picture)
+    crisp = ' class="crisp"' if max(shown.size) <= _SMALL else ""
+    shown.thumbnail((256, 256))
+    return f'<figure class="plate" data-preview><img{crisp} src="{_url(shown)}" alt="What it may become"></figure>'
+
+
+def _gallery(kept: Sequence[_Batch]) -> str:
+    return "".join(map(_section, kept))
+
+
+def _section(batch: _Batch) -> str:
+    """Pictures that were painted together."""
+    settings = batch.settings
+    size = f"{settings.width}×{settings.height}"
+    facts = [f"{settings.steps} steps of {_title(settings.sampler)}", f"scale {settings.scale:g}", size]
+    if batch.how:
+        facts = [f"{batch.how}, strength {settings.strength:g}", *facts]
+    if settings.negative:
+        facts = [f"not {settings.negative}", *facts]
+    crisp = max(settings.width, settings.height) <= _SMALL
+    plates = "".join(_plate(each, settings.prompt, crisp) for each in batch.painted)
+    return (
+        f'<section class="batch"><h3>{escape(settings.prompt) or "Without words"}</h3>'
+        f'<p class="facts">{escape(" · ".join(facts))} · {batch.seconds:.1f} s</p><div class="painted">{plates}</div></section>'
+    )
+
+
+def _plate(painted: _Painted, prompt: str, crisp: bool) -> str:
+    """A picture with what can be done with it."""
+    url, which = escape(f"gradio_api/file={painted.path}"), painted.name
+    again, *deeds = (
+        f'<button type="button" data-do="{deed}" data-which="{which}" title="{title}">{text}</button>'
+        for deed, text, title in (
+            ("again", f"↺ {painted.seed}", "Take its settings and its seed again"),
+            ("vary", "Vary", "Paint others like it"),
+            ("start", "Start", "Begin with this picture"),
+            ("repaint", "Repaint", "Brush over a part of it, and paint that anew"),
+        )
+    )
+    save = (
+        f'<a class="save" href="{url}" download="{painted.seed}.png" title="Save it, with its settings in it">PNG</a>'
+    )
+    return (
+        f'<figure class="plate" data-seed="{painted.seed}"><img{" class=crisp" if crisp else ""} src="{url}" '
+        f'alt="{escape(prompt)}"><figcaption><span>{again}{save}</span><span>{"".join(deeds)}</span></figcaption></figure>'
+    )
+
+
+def _chosen(start: _Start | None) -> str:
+    """The picture to begin with."""
+    if start is None:
+        return ""
+    shown = start.picture.convert("RGB")
+    crisp = ' class="crisp"' if max(shown.size) <= _SMALL else ""
+    side = min(*shown.size, 208)
+    shown = shown if crisp else ImageOps.fit(shown, (side, side), Image.Resampling.LANCZOS)
+    return f'<figure class="chosen"><img{crisp} src="{_url(shown)}" alt="Chosen: {escape(start.title)}"></figure>'
+
+
+def _url(picture: Image.Image) -> str:
+    """A small picture as a data URL."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _wait(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def _title(sampler: str) -> str:
+    """A sampler as people call it."""
+    words = sampler.replace("dpmpp", "dpm++").split("_")
+    return " ".join(
+        word if word == "a" else word.capitalize() if word in ("euler", "heun") else word.upper() for word in words
+    )
+
+
+def _names() -> list[str]:
+    """The models that there are: the one that is named by the environment, and those that ship.
+
+    Raises:
+        UserError: the one that is named is not there.
+    """
+    given = os.environ.get(MODEL, "").rstrip("/")
+    if given and not given.startswith("hf://"):
+        models.path_of(given)
+    shipped = [
+        name.removeprefix(f"{models.SYSTEM}/")
+        for name in hub.shipped_weights(models.SYSTEM)
+        if checkpoint.load_weights(hub.weights(name), models.SYSTEM)[1].get("kind") == "model"
+    ]
+    shipped.sort(key=lambda name: name != models.DEFAULT)
+    return list(dict.fromkeys([*([given] if given else []), *shipped]))
+
+
+def _short(name: str) -> str:
+    """A model's name as pictures say it."""
+    last = name.rsplit("/", 1)[-1]
+    return last.removesuffix(Path(last).suffix) if last.endswith((".safetensors", ".ckpt")) else last
+
+
+def _side(name: str) -> int:
+    """Pixels of a side that a model paints best."""
+    return _about(name).get("size", 512)
+
+
+def _paints_scenes(name: str) -> bool:
+    return _about(name).get("data") == "scenes"
+
+
+@lru_cache(maxsize=16)
+def _about(name: str) -> dict[str, Any]:
+    """What a model of our training says of itself; nothing of a published one, which is not read before it is asked to paint."""
+    if name.startswith("hf://") or not models.is_own(models.path_of(name)):
+        return {}
+    return checkpoint.load_weights(models.path_of(name), models.SYSTEM)[1]
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, device: str) -> tuple[PaintingModel, Painter]:
+    model = models.load(name, device=device)
+    return model, models.painter(model)

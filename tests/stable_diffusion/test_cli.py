@@ -1,0 +1,219 @@
+"""The command line as a person types it, good and bad."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from almanac import systems
+from almanac.stable_diffusion import published
+from tests.stable_diffusion import made
+from tests.typed import two_lines
+
+_ROW = systems.System("stable_diffusion", "Stable Diffusion", "", "", ())
+
+
+@pytest.fixture
+def diffusion(typed, monkeypatch, needs_data):
+    """Run `almanac stable-diffusion`."""
+    needs_data("clip_bpe")
+    if systems.find("stable_diffusion") is None:  # until it is in the table
+        monkeypatch.setattr(systems, "SYSTEMS", (*systems.SYSTEMS, _ROW))
+    return lambda *arguments: typed("stable-diffusion", *arguments)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small checkpoint in the official layout, and the folder of diffusers' that it was made of."""
+    path = tmp_path_factory.mktemp("model")
+    published.save(published.load(made.folder(path / "folder")), path / "small.safetensors", torch.float32)
+    return path / "small.safetensors"
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)).save(path)
+    return path
+
+
+def pixels(path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def test_pictures_say_how_they_were_made(diffusion, model, tmp_path):
+    how = ("--model", model, "--steps", 3, "--sampler", "euler_a", "--scale", 4, "--negative-prompt", "a dog")
+    done = diffusion(
+        "generate", "a (red:1.3) cat", *how, "--size", "64x48", "-n", 2, "--seed", 7, "--out", tmp_path, "--json"
+    )
+    found = json.loads(done.stdout)
+    assert [each["seed"] for each in found["images"]] == [7, 8] and found["seconds"] >= 0
+    first, second = (pixels(each["file"]) for each in found["images"])
+    assert first.shape == (48, 64, 3) and (first != second).any() and first.std() > 0
+    said = Image.open(found["images"][0]["file"]).info["parameters"]
+    assert said == (
+        "a (red:1.3) cat\nNegative prompt: a dog\n"
+        "Steps: 3, Sampler: Euler a, CFG scale: 4, Seed: 7, Size: 64x48, Model: small"
+    )
+    again = diffusion(
+        "generate", "--like", found["images"][1]["file"], "--model", model, "--out", tmp_path / "again", "--json"
+    )
+    (other,) = json.loads(again.stdout)["images"]
+    assert other["seed"] == 8 and np.array_equal(pixels(other["file"]), second)
+
+
+def test_noise_and_latents_are_given_and_kept(diffusion, model, tmp_path):
+    noise = np.random.default_rng(1).normal(size=(2, 4, 6, 8)).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+    how = ("--model", model, "--steps", 2, "--sampler", "ddim", "--size", "64x48", "--out", tmp_path, "--json")
+    files = ("--latents-in", tmp_path / "noise.npy", "--latents-out", tmp_path / "last.npy")
+    for seed in (1, 2):  # they say all that DDIM draws
+        assert diffusion("generate", "a cat", *how, *files, "-n", 2, "--seed", seed).returncode == 0
+        last = np.load(tmp_path / "last.npy")
+        assert last.shape == noise.shape and (seed == 1 or np.array_equal(last, before))
+        before = last
+    assert "2×4×6×8" in two_lines(diffusion("generate", "a cat", *how, *files))[0]
+
+
+def test_pictures_are_changed_and_grown(diffusion, model, picture, tmp_path):
+    mask = np.zeros((64, 80), np.uint8)
+    mask[20:40, 30:60] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    how = ("--model", model, "--steps", 4, "--seed", 3, "--init-image", picture, "--out", tmp_path / "out", "--json")
+
+    def painted(*more) -> np.ndarray:
+        done = diffusion("generate", "a cat", *how, *more)
+        assert done.returncode == 0, done.stderr
+        return pixels(json.loads(done.stdout)["images"][0]["file"])
+
+    own = pixels(picture)
+    assert np.array_equal(painted("--strength", 0), own)
+    changed = painted("--strength", 0.5)
+    assert changed.shape == own.shape and (changed != own).mean() > 0.5
+    filled = painted("--mask", tmp_path / "mask.png")
+    assert np.array_equal(filled[mask == 0], own[mask == 0]) and (filled[mask > 0] != own[mask > 0]).mean() > 0.5
+    grown = painted("--outpaint", "0,0,16,8")
+    assert grown.shape == (72, 96, 3) and np.array_equal(grown[:56, :72], own[:56, :72])
+
+
+def test_pictures_are_enlarged(diffusion, model, picture, tmp_path):
+    how = ("--out", tmp_path / "large.png", "--model", model, "--steps", 4, "--scale", 1.5, "--json")
+    found = json.loads(diffusion("upscale", picture, *how).stdout)
+    assert (found["width"], found["height"]) == (120, 96) == Image.open(found["file"]).size
+    lines = two_lines(diffusion("upscale", picture, "--out", tmp_path / "x.png", "--upscaler", model))
+    assert "is no ESRGAN upscaler" in lines[0]
+
+
+def test_layouts_are_inspected_and_converted(diffusion, model, tmp_path):
+    facts = json.loads(diffusion("inspect", model, "--json").stdout)
+    assert facts["layout"] == "safetensors" and not facts["missing"] and not facts["unexpected"]
+    assert diffusion("convert", model, "--out", tmp_path / "folder", "--precision", "fp32").returncode == 0
+    assert json.loads(diffusion("inspect", tmp_path / "folder", "--json").stdout)["parameters"] == facts["parameters"]
+    assert (
+        diffusion(
+            "convert", tmp_path / "folder", "--out", tmp_path / "back.safetensors", "--precision", "fp32"
+        ).returncode
+        == 0
+    )
+    before, after = load_file(model), load_file(tmp_path / "back.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    partly = {name: each for name, each in before.items() if "out.2" not in name} | {"strange": torch.zeros(1)}
+    save_file(partly, tmp_path / "partly.safetensors")
+    facts = json.loads(diffusion("inspect", tmp_path / "partly.safetensors", "--json").stdout)
+    assert "model.diffusion_model.out.2.weight" in facts["missing"] and facts["unexpected"] == ["strange"]
+    lines = two_lines(diffusion("generate", "a cat", "--model", tmp_path / "partly.safetensors"))
+    assert "model.diffusion_model.out.2" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--size", "65x64"), "the width is 65 pixels"),
+        (("--size", "big"), "not WIDTHxHEIGHT"),
+        (("--size", "4096x4096"), "too many"),
+        (("-n", "0"), "0 pictures"),
+        (("--steps", "0"), "steps is 0"),
+        (("--strength", "2"), "strength is 2"),
+        (("--scale", "-1"), "scale is -1"),
+        (("--seed", "-1"), "the seed is -1"),
+        (("--sampler", "best"), "best"),
+        (("--mask", "nowhere.png"), "without a picture"),
+        (("--outpaint", "8,8,8,8"), "without a picture"),
+        (("--outpaint", "8"), "LEFT,TOP,RIGHT,BOTTOM"),
+        (("--init-image", "nowhere.png"), "nowhere.png"),
+        (("--latents-in", "nowhere.npy"), "nowhere.npy"),
+        (("--like", "nowhere.png"), "nowhere.png"),
+        (("--lora", "nowhere.safetensors"), "nowhere.safetensors"),
+        (("--embedding", "nowhere.pt"), "nowhere.pt"),
+        (("--model", "nowhere.safetensors"), "nowhere.safetensors"),
+    ],
+)
+def test_wrong_use_is_two_lines(diffusion, model, tmp_path, arguments, said):
+    named = () if "--model" in arguments else ("--model", model)
+    assert said in two_lines(diffusion("generate", "a cat", *named, "--out", tmp_path, *arguments))[0]
+
+
+@pytest.mark.parametrize("prompt", ["x" * 100_000, "🦊" * 30_000])
+def test_a_prompt_without_end_is_refused(diffusion, model, tmp_path, prompt):
+    assert "characters" in two_lines(diffusion("generate", prompt, "--model", model, "--out", tmp_path))[0]
+
+
+@pytest.mark.parametrize("prompt", ["", "🦊👩🏽‍🚒", "\x00\x07\u202e", "((((", "[a:b:", "AND", "a BREAK b"])
+def test_odd_prompts_are_painted(diffusion, model, tmp_path, prompt):
+    done = diffusion("generate", prompt, "--model", model, "--steps", 1, "--size", "32x32", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_that_are_not_numbers_are_named(diffusion, model, tmp_path):
+    tensors = load_file(model)
+    name = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+    tensors[name][0, 0, 0, 0] = float("nan")
+    save_file(tensors, tmp_path / "nan.safetensors")
+    lines = two_lines(diffusion("generate", "a cat", "--model", tmp_path / "nan.safetensors", "--out", tmp_path))
+    assert name in lines[0]
+    assert json.loads(diffusion("inspect", tmp_path / "nan.safetensors", "--json").stdout)["not_finite"] == [name]
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_picture(model, tmp_path):
+    program = (
+        "from almanac import cli, systems\n"
+        "if systems.find('stable_diffusion') is None:\n"
+        "    systems.SYSTEMS = (*systems.SYSTEMS, systems.System('stable_diffusion', '', '', '', ()))\n"
+        "cli.main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "stable-diffusion",
+        "generate",
+        "a cat",
+        "--model",
+        str(model),
+        "--seed",
+        "5",
+    ]
+    command += ["--steps", "400", "--size", "64x64", "--sampler", "euler_a", "--json", "--out"]
+    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True, timeout=120)
+    expected = pixels(json.loads(whole.stdout)["images"][0]["file"])
+    stopped = subprocess.Popen(
+        [*command, str(tmp_path / "part")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert stopped.stderr is not None
+    for line in stopped.stderr:
+        if "steps" in line:
+            break
+    stopped.send_signal(signal.SIGINT)
+    out, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130 and out == "" and (tmp_path / "part" / "job.pt").is_file()
+    went_on = subprocess.run(
+        [*command, str(tmp_path / "part"), "--resume"], capture_output=True, text=True, timeout=120
+    )
+    assert np.array_equal(pixels(json.loads(went_on.stdout)["images"][0]["file"]), expected)
+    assert not (tmp_path / "part" / "job.pt").exists()
