@@ -3,9 +3,10 @@ bracket, `BREAK`; `[this:that:0.5]` for a change on the way, `[this|that]` for o
 once."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 """What a pair of brackets multiplies weights by."""
@@ -37,18 +38,17 @@ class Weighted:
 
 def weighted(prompt: str) -> list[Weighted]:
     """Stretches of a prompt with their weights; `BREAK` is a stretch of its own. Brackets that are never closed hold to the end."""
-    found: list[Weighted] = []
+    texts: list[str] = []
+    weights: list[float] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def multiply(start: int, factor: float) -> None:
-        found[start:] = [
-            each if each.text == BREAK else Weighted(each.text, each.weight * factor) for each in found[start:]
-        ]
+        weights[start:] = [weight * factor for weight in weights[start:]]
 
     for match in _PARTS.finditer(prompt):
         part, weight = match[0], match[1]
         if part in opened:
-            opened[part].append(len(found))
+            opened[part].append(len(texts))
         elif weight is not None and opened["("]:
             multiply(opened["("].pop(), float(weight))
         elif part == ")" and opened["("]:
@@ -58,25 +58,28 @@ def weighted(prompt: str) -> list[Weighted]:
         else:
             text = part[1:] if part.startswith("\\") and len(part) > 1 else part
             for number, piece in enumerate(_BREAK.split(text)):
-                if number:
-                    found.append(Weighted(BREAK))
-                found.append(Weighted(piece))
-    for start in opened["("]:
-        multiply(start, ROUND)
-    for start in opened["["]:
-        multiply(start, SQUARE)
+                more = [BREAK, piece] if number else [piece]
+                texts += more
+                weights += [1.0] * len(more)
+    unclosed = deque(sorted([(at, ROUND) for at in opened["("]] + [(at, SQUARE) for at in opened["["]]))
+    factor = 1.0
+    for place in range(len(texts)):
+        while unclosed and unclosed[0][0] <= place:
+            factor *= unclosed.popleft()[1]
+        weights[place] *= factor
+    found = [Weighted(text, 1.0 if text == BREAK else weight) for text, weight in zip(texts, weights, strict=True)]
     return _joined(found) or [Weighted("")]
 
 
 def _joined(parts: Sequence[Weighted]) -> list[Weighted]:
     """Neighbours of one weight as one."""
-    found: list[Weighted] = []
-    for part in parts:
-        if found and found[-1].weight == part.weight and BREAK not in (found[-1].text, part.text):
-            found[-1] = Weighted(found[-1].text + part.text, part.weight)
-        elif part.text:
-            found.append(part)
-    return found
+    alike = groupby(parts, lambda part: (part.text == BREAK, part.weight))
+    joined = [part for (breaks, weight), group in alike for part in ([*group] if breaks else [_as_one(group, weight)])]
+    return [part for part in joined if part.text]
+
+
+def _as_one(parts: Iterable[Weighted], weight: float) -> Weighted:
+    return Weighted("".join(part.text for part in parts), weight)
 
 
 def together(prompt: str) -> list[Weighted]:

@@ -77,7 +77,15 @@ def test_prompts_count_together():
 
 
 @pytest.mark.parametrize(
-    "prompt", ["(" * 5000 + ")" * 5000, "[" * 5000 + "a:3" + "]" * 5000, "[a|b]" * 2000, "\\" * 9999, "((:" * 3000]
+    "prompt",
+    [
+        "(" * 5000 + ")" * 5000,
+        "[" * 5000 + "a:3" + "]" * 5000,
+        "[a|b]" * 2000,
+        "\\" * 9999,
+        "((:" * 3000,
+        "(a" * 3000 + ")" * 3000,
+    ],
 )
 def test_hostile_prompts_are_read(prompt):
     assert weighted(prompt) and len(scheduled(prompt, 3)) == 3
