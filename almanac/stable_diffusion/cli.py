@@ -394,11 +394,13 @@ def _together(run: Callable[[], dict[str, Any]], cluster: str | None, workers: i
     return ray.train(run, address=cluster, workers=workers, gpus=0 if device == "cpu" else 1)
 
 
-def _trained(facts: dict[str, Any], folder: Path, shown: tuple[str, ...], json: bool) -> None:
+def _trained(
+    facts: dict[str, Any], folder: Path, shown: tuple[str, ...], json: bool, file: str = "model.safetensors"
+) -> None:
     """Say what came of a training."""
     said = {name: value for name, value in facts.items() if name != "vocabulary"}
     brief = ", ".join(f"{name} {facts[name]}" for name in shown)
-    console.result({**said, "out": str(folder)}, json, f"{folder}/model.safetensors  {brief}")
+    console.result({**said, "out": str(folder)}, json, f"{folder}/{file}  {brief}")
 
 
 def _margins(text: str | None) -> Any:
@@ -432,6 +434,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "train-vae": train_vae,
     "train": train,
+    "lora": lora,
     "recogniser": recogniser,
     "evaluate": evaluate,
     "upscale": upscale,

@@ -62,15 +62,17 @@ def load(name: str, split: str = "train", size: int = 64, seed: int = 0) -> Capt
 
     Args:
         name: `scenes`, `emoji`, or the path of a folder of pictures and captions, or of a webdataset archive.
-        split: `train` or `test`.
+        split: `train`, `test`, or `all` that may be trained on: a folder's both parts.
         size: pixels of a side; pictures are scaled to cover it, and cropped at the centre.
         seed: of which scenes are made.
 
     Raises:
         UserError: there is no such set, or it has no captioned pictures, or not of that size.
     """
-    if split not in ("train", "test"):
-        raise UserError(f"unknown split '{split}'", "use train or test")
+    if split not in ("train", "test", "all"):
+        raise UserError(f"unknown split '{split}'", "use train, test or all")
+    if split == "all" and name in ("scenes", "emoji"):
+        split = "train"
     if name == "scenes":
         if size != scenes.SIDE:
             raise UserError(f"scenes of {size} pixels are asked for", f"they are made of {scenes.SIDE}")
@@ -138,6 +140,8 @@ def _own(path: Path, split: str) -> list[tuple[io.BytesIO | Path, Captions]]:
     if not path.exists():
         raise UserError(f"there is no data set or folder '{path}'", f"known sets: scenes, emoji; or {_HOW}")
     parts = (path / "train").is_dir() and (path / "test").is_dir()
+    if split == "all" and parts:
+        return [*_own(path, "train"), *_own(path, "test")]
     folder = path / split if parts else path
     archives = [folder] if folder.is_file() else sorted(folder.glob("*.tar"))
     if archives:
@@ -145,7 +149,7 @@ def _own(path: Path, split: str) -> list[tuple[io.BytesIO | Path, Captions]]:
     else:
         found = _listed(folder) if (folder / "metadata.jsonl").is_file() else _beside(folder)
     plain = [(source, _always(caption)) for source, caption in found]
-    if parts:
+    if parts or split == "all":
         return plain
     return [each for number, each in enumerate(plain) if (number % _EVERY == 0) == (split == "test")]
 

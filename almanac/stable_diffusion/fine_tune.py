@@ -27,7 +27,7 @@ from almanac.stable_diffusion.data import Batches, CaptionedSet
 from almanac.stable_diffusion.model import LatentDiffusion, signal
 from almanac.stable_diffusion.models import SYSTEM, PaintingModel
 from almanac.stable_diffusion.published import TEXT, UNET
-from almanac.stable_diffusion.train import _how, _Latents, noise_loss, tokens_of
+from almanac.stable_diffusion.train import how_made, Latents, noise_loss, tokens_of
 from almanac.stable_diffusion.unet import UnetConfig
 
 FILE = "lora.safetensors"
@@ -62,8 +62,8 @@ class Preset:
     convolutions: bool = False
     """Whether the U-Net's 3 × 3 convolutions learn too (LoCon)."""
     frugal: bool = False
-    """Whether the U-Net's blocks are computed again on the way back, rather than kept (Chen et al. 2016). Of Stable Diffusion 1 in bfloat16,
-    0.05 GiB are then kept of a picture of 512 × 512 pixels, instead of 1 GiB, for the time of one more forward pass a step."""
+    """Whether the U-Net's blocks are computed again on the way back, rather than kept (Chen et al. 2016): for the time of one more forward
+    pass a step, 0.05 GiB are kept of a picture instead of 1 GiB (Stable Diffusion 1 in bfloat16, 512 × 512 pixels)."""
     save_every: int = 250
     """Steps between two checkpoints."""
 
@@ -107,9 +107,9 @@ def train(
     network, config = model.network, model.network.config
     size = model.size if preset.size is None else preset.size
     _check(model, size)
-    examples = data.load(data_name, "train", size, seed)
+    examples = data.load(data_name, "all", size, seed)
     adapters = Adapters(network, preset, torch.Generator().manual_seed(seed))
-    latents = _Latents(network.autoencoder, examples, ahead=len(examples) <= _AHEAD)
+    latents = Latents(network.autoencoder, examples, ahead=len(examples) <= _AHEAD)
     batch = min(preset.batch, len(examples))
     order, positions = Batches(examples, batch, seed), config.text.positions
 
@@ -143,7 +143,7 @@ def train(
         "batch": batch,
         "text_encoder": preset.text_encoder,
         "convolutions": preset.convolutions,
-        **_how(fitted, batch, seed),
+        **how_made(fitted, batch, seed),
     }
     if console.is_main_process():
         header = _header(model, examples, facts) | {"almanac": json.dumps(facts)}

@@ -167,7 +167,7 @@ def train_autoencoder(
         "size": preset.size,
         "config": asdict(config),
         "l1": round(error, 5),
-        **_how(fitted, preset.autoencoder_batch, seed),
+        **how_made(fitted, preset.autoencoder_batch, seed),
     }
     if console.is_main_process():
         named = {f"first_stage_model.{name}": tensor for name, tensor in model.autoencoder.state_dict().items()}
@@ -218,7 +218,7 @@ def train(
     examples = replace(examples, count=min(preset.encoded or len(examples), len(examples)))
     some = range(min(10_000, len(examples)))
     words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
-    kept = _Latents(first, examples, ahead=bool(preset.encoded))
+    kept = Latents(first, examples, ahead=bool(preset.encoded))
     text = replace(preset.text, vocabulary=len(words))
     config = Config(preset.unet, first.config, text)
     torch.manual_seed(seed)
@@ -233,7 +233,7 @@ def train(
         signal(config.noise), config.autoencoder.scale, preset.least_snr, tokens_of(words, [""], text.positions)
     )
     tested = range(min(256, len(held_out)))
-    test_mean, test_deviation = _Latents(first, held_out, ahead=False)(tested)
+    test_mean, test_deviation = Latents(first, held_out, ahead=False)(tested)
     test_tokens = tokens_of(words, held_out.captions(tested), text.positions)
 
     def validate(model: nn.Module) -> float:
@@ -262,7 +262,7 @@ def train(
         "vocabulary": words.facts(),
         "least_snr": preset.least_snr,
         "autoencoder": {name: about[name] for name in ("l1", "steps", "seconds")},
-        **_how(fitted, preset.batch, seed),
+        **how_made(fitted, preset.batch, seed),
     }
     if console.is_main_process():
         whole = LatentDiffusion(config)
@@ -296,7 +296,11 @@ class Learner(nn.Module):
 
 
 def noise_loss(
-    kept: Float[Tensor, " steps"], scale: float, least_snr: float, blank: Int[Tensor, "1 words"]
+    kept: Float[Tensor, " steps"],
+    scale: float,
+    least_snr: float,
+    blank: Int[Tensor, "1 words"],
+    dropped: float = DROPPED,
 ) -> Callable[[nn.Module, tuple[Tensor, Tensor, Tensor], torch.Generator], Tensor]:
     """The loss: |ε − ε_θ(√ᾱ z + √(1 − ᾱ) ε, t, c)|² (Ho et al. 2020, eq. 14), by min-SNR's weights.
 
@@ -305,6 +309,7 @@ def noise_loss(
         scale: of latents.
         least_snr: see `Preset`.
         blank: tokens of no caption.
+        dropped: share of captions that are left out.
     """
     ratio = kept / (1 - kept)
     weights = torch.ones_like(kept) if not least_snr else ratio.clamp(max=least_snr) / ratio
@@ -322,7 +327,7 @@ def noise_loss(
         time = (at * len(kept)).long().clamp(max=len(kept) - 1)[torch.randperm(count, generator=generator)]
         level = kept[time].to(where)[:, None, None, None]
         noise = drawn()
-        silent = (torch.rand(count, generator=generator) < DROPPED).to(where)[:, None]
+        silent = (torch.rand(count, generator=generator) < dropped).to(where)[:, None]
         said = torch.where(silent, blank.to(where), tokens)
         predicted = model(level.sqrt() * z + (1 - level).sqrt() * noise, time.to(where).float(), said).float()
         return (weights[time].to(where) * (predicted - noise).square().mean((1, 2, 3))).mean()
@@ -370,7 +375,7 @@ class _Autoencoding(nn.Module):
         return self.autoencoder.decode(drawn), mean, deviation
 
 
-class _Latents:
+class Latents:
     """A set's latents: means and deviations.
 
     Args:
@@ -417,7 +422,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _how(fitted: Fitted, batch: int, seed: int) -> dict[str, Any]:
+def how_made(fitted: Fitted, batch: int, seed: int) -> dict[str, Any]:
     """How weights came to be."""
     return {
         "steps": fitted.step,

@@ -60,6 +60,7 @@ def test_every_layout_gives_the_same_pictures_and_captions(layout, tmp_path):
     parts = {split: data.load(str(path), split, 16) for split in ("train", "test")}
     captions = {split: found.captions(range(len(found))) for split, found in parts.items()}
     assert captions["test"] == ["picture 0", "picture 10"]
+    assert len(data.load(str(path), "all", 16)) == COUNT
     assert captions["train"] == [f"picture {number}" for number in range(COUNT) if number % 10]
     pictures = parts["train"].pictures(range(18))
     assert pictures.shape == (18, 3, 16, 16) and pictures.min() >= -1 and pictures.max() <= 1
@@ -72,7 +73,7 @@ def test_parts_of_a_folder_are_its_own(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         beside(tmp_path / split)
-    assert len(data.load(str(tmp_path), "train", 16)) == len(data.load(str(tmp_path), "test", 16)) == COUNT
+    assert [len(data.load(str(tmp_path), split, 16)) for split in ("train", "test", "all")] == [COUNT, COUNT, 2 * COUNT]
 
 
 @pytest.mark.parametrize(
