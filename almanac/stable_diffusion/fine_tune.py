@@ -27,7 +27,7 @@ from almanac.stable_diffusion.data import Batches, CaptionedSet
 from almanac.stable_diffusion.model import LatentDiffusion, signal
 from almanac.stable_diffusion.models import SYSTEM, PaintingModel
 from almanac.stable_diffusion.published import TEXT, UNET
-from almanac.stable_diffusion.train import how_made, Latents, noise_loss, tokens_of
+from almanac.stable_diffusion.train import Latents, how_made, noise_loss, tokens_of
 from almanac.stable_diffusion.unet import UnetConfig
 
 FILE = "lora.safetensors"

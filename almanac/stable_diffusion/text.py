@@ -96,9 +96,8 @@ class Reader:
         for line, chunk in enumerate(chunks):
             for place, vector in chunk.taught.items():
                 embedded[line, place] = vector.to(embedded) + self.encoder.place(place)
-        features = torch.cat(
-            [self.encoder.encode(each[None]) for each in embedded]
-        ).float()  # one at a time: alike alone
+        apart = [self.encoder.encode(each[None]) for each in embedded]  # together they would come out a hair otherwise
+        features = torch.cat(apart).float()
         weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
         if (weights != 1).any():
             before = features.mean((1, 2), keepdim=True)

@@ -68,7 +68,6 @@ def latents(painter, settings):
 @pytest.mark.parametrize("layout", [kohya, peft])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_changes_are_those_of_diffusers(layout, strength, folder, vocabulary, tmp_path):
-    pytest.importorskip("peft")
     tensors = layout(changes(folder, convolutions=layout is kohya))
     save_file(tensors, tmp_path / "style.safetensors")
     peer = pipeline(diffusers.StableDiffusionPipeline, folder, vocabulary, PEERS["euler"]())
