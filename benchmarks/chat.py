@@ -142,7 +142,7 @@ class _Process:
     """
 
     def __init__(self, contender: Contender, folder: Path, threads: int, device: str):
-        python = environment(contender.engine)
+        python = python_of(contender.engine)
         model = folder / "model-q8_0.gguf" if contender.engine == "llama.cpp" else folder
         script = Path(__file__).with_name("chat_engines.py")
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -264,7 +264,7 @@ def _tokenizer() -> Tokenizer:
     return made
 
 
-def environment(engine: str) -> Path:
+def python_of(engine: str) -> Path:
     """The Python of an engine, in an environment of its own where it needs one."""
     if engine not in PEERS:
         return Path(sys.executable)

@@ -100,7 +100,7 @@ def run(*, threads: int = 1, write: bool = False, seed: int = 0, json: bool = Fa
     """
     folder = hub.cache() / "bench" / f"lm-eval-{seed}"
     _prepare(folder, seed)
-    harness = _Harness(chat.environment("lm-eval"), folder, threads)
+    harness = _Harness(chat.python_of("lm-eval"), folder, threads)
     shared = (
         f"dtype=float32,max_length={SHAPE.context - 2}"  # the server must have room for a token, and lm-eval leaves one
     )
