@@ -73,6 +73,7 @@ def text(prompt: int, answer: int, key: str = "", start: int = 0) -> Sequence:
 def times(engine: Core, clock: Clock, arriving: dict[int, list[Sequence]]) -> dict[Sequence, list[float]]:
     """When each text's tokens came; texts arrive before the step of their number."""
     came: dict[Sequence, list[float]] = {}
+    engine.warm_up()
     for step in itertools.count():
         for new in arriving.get(step, []):
             new.arrived = clock.now

@@ -26,37 +26,43 @@ class Limits:
     """Tokens in a step."""
     running: int = 64
     """Texts at a time."""
-    stretch: float = 1.0
-    """By how much prompts may make a step longer in which answers are drawn, of the time that it takes without. Measured: at 1.1 the
-    longest of many gaps between an answer's tokens is 2.4 to 2.8 times the usual."""
+    stretch: float = 0.9
+    """By how much prompts may make a step longer in which answers are drawn, of the time that it takes without. Measured: at 1.0 the
+    longest of many gaps between an answer's tokens is 2.5 to 2.9 times the usual."""
     chunk: int | None = None
     """Tokens of prompts in such a step, instead."""
 
 
 DEFAULT = Limits()
+_ROUNDED = 1.15
+"""Times what a step has for a prompt, up to which the prompt's rest is computed whole: a step for a few tokens is a long one too."""
 
 
 class Pace:
-    """How long steps take: at least, of answers alone, and for each token of a prompt, which takes the longer the more tokens there are
-    before it. The latter are medians of the last ones, because now and then something else on the machine holds a step up."""
+    """How long steps take: at least, of answers alone, and for each token of a prompt. Medians of the last ones, because now and then
+    something else on the machine holds a step up."""
 
     def __init__(self) -> None:
         self.least = math.inf
         """s of a step, however little is in it."""
-        self._answers: deque[float] = deque(maxlen=9)
+        self._answers: deque[float] = deque(maxlen=31)
         self._drawing = 0
-        self._prompts: deque[_Seen] = deque(maxlen=32)
-        self._first = self._further = 0.0
+        self._alone, self._beside = PromptPace(), PromptPace()
 
     @property
     def known(self) -> bool:
         """Whether there were steps of both kinds."""
-        return bool(self._answers) and bool(self._prompts)
+        return bool(self._answers) and bool(self._alone.known or self._beside.known)
 
     @property
     def answering(self) -> float:
         """s of a step in which answers are drawn and nothing else is done."""
         return statistics.median(self._answers) if self._answers else 0.0
+
+    def of_prompts(self, alone: bool) -> "PromptPace":
+        """What a prompt's tokens take in steps of their own, or beside answers, where a few of them cost more each."""
+        own, other = (self._alone, self._beside) if alone else (self._beside, self._alone)
+        return own if own.known else other
 
     def saw(self, drawing: int, parts: Row[tuple[int, int]], seconds: float) -> None:
         """A step took so long.
@@ -66,17 +72,34 @@ class Pace:
             parts: of each prompt in it, tokens before its part, and tokens of it.
             seconds: that it took.
         """
-        if seconds < self.least:
-            self.least = seconds
-            self._fit()
+        self.least = min(self.least, seconds)
         alike = 0.9 * self._drawing <= drawing <= 1.1 * self._drawing
-        if parts and (alike or not drawing):
-            self._learn(parts, seconds, self.answering if drawing else None)
-            return
-        if not alike:  # the last ones say nothing of it
-            self._answers.clear()
-        self._answers.append(max(seconds - sum(self.seconds(*part) for part in parts), seconds / 4))
-        self._drawing = drawing
+        if parts and not drawing:
+            self._alone.saw(parts, max(seconds - self.least, seconds / 4))
+            self._beside.lean_on(self._alone)
+        elif parts and alike:
+            self._beside.saw(parts, max(seconds - self.answering, seconds / 8))
+            self._alone.lean_on(self._beside)
+        else:
+            if not alike:  # the last ones say nothing of it
+                self._answers.clear()
+            prompts = self.of_prompts(alone=False)
+            self._answers.append(max(seconds - sum(prompts.seconds(*part) for part in parts), seconds / 4))
+            self._drawing = drawing
+
+
+class PromptPace:
+    """How long a prompt's tokens take: the longer, the more tokens are before them."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque(maxlen=16)
+        self._first = self._further = 0.0
+        self._says_slope = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there were any."""
+        return bool(self._seen)
 
     def seconds(self, start: int, count: int) -> float:
         """How long so many tokens of a prompt take that are after others."""
@@ -87,41 +110,33 @@ class Pace:
         each = self._first + self._further * start
         return int(2 * seconds / (each + math.sqrt(each**2 + 2 * self._further * seconds)))
 
-    def _learn(self, parts: Row[tuple[int, int]], seconds: float, answering: float | None) -> None:
-        """Prompts took so long."""
+    def saw(self, parts: Row[tuple[int, int]], seconds: float) -> None:
+        """Prompts took so long: a line through what a token took, by how many were before it (Theil 1950, Sen 1968).
+
+        Args:
+            parts: of each prompt, tokens before its part, and tokens of it.
+            seconds: that they took, beside what else there was.
+        """
         tokens = sum(count for _, count in parts)
         if tokens >= PAGE // 2:
             before = sum(count * (start + count / 2) for start, count in parts) / tokens
-            self._prompts.append(_Seen(before, tokens, seconds, answering))
+            self._seen.append((before, seconds / tokens))
             self._fit()
 
-    def _fit(self) -> None:
-        """A line through what tokens took, by how many were before them (Theil 1950, Sen 1968)."""
-        if not self._prompts:
-            return
-        before, each = np.array([(seen.before, seen.each(self.least)) for seen in self._prompts]).T
+    def lean_on(self, other: "PromptPace") -> None:
+        """Where nothing here says what tokens before others cost, steps of another kind do."""
+        if not self._says_slope and self._seen and other._says_slope:
+            self._fit(other._further)
+
+    def _fit(self, further: float | None = None) -> None:
+        before, each = np.array(self._seen).T
         apart = before[:, None] - before
         pairs = apart > 2 * PAGE
-        slopes = (each[:, None] - each)[pairs] / apart[pairs]
-        self._further = max(float(np.median(slopes)), 0.0) if len(slopes) else 0.0
+        self._says_slope = bool(pairs.any())
+        if self._says_slope:
+            further = float(np.median(((each[:, None] - each)[pairs]) / apart[pairs]))
+        self._further = max(self._further if further is None else further, 0.0)
         self._first = max(float(np.median(each - self._further * before)), float(np.median(each)) / 4, 1e-7)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A step with prompts in it."""
-
-    before: float
-    """Tokens before one of theirs, on average."""
-    tokens: int
-    seconds: float
-    answering: float | None
-    """s of these for answers; None: there were none in it."""
-
-    def each(self, least: float) -> float:
-        """s of a token, where a step takes so long at least."""
-        beside = least if self.answering is None else self.answering
-        return max(self.seconds - beside, self.seconds / 4) / self.tokens
 
 
 @dataclass
@@ -130,6 +145,8 @@ class Room:
 
     tokens: int
     seconds: float = math.inf
+    alone: bool = False
+    """Whether nothing is in it but prompts."""
     least: int = PAGE // 2
     """Tokens that the next prompt is given, however long they take."""
 
@@ -225,7 +242,7 @@ class Scheduler:
         plan, sequence = Plan(), self._first()
         if sequence is None or sequence in self.running or not self.pace.known or not self._is_short(sequence):
             return plan
-        room = Room(self.limits.rows, self._spare - self.pace.least)
+        room = Room(self.limits.rows, self._spare - self.pace.least, alone=True)
         full = len(self.running) >= self.limits.running
         if not room.is_left or (full and self._greediest(sequence) is None) or not self._admit(sequence):
             return plan
@@ -246,7 +263,7 @@ class Scheduler:
         elif self.limits.chunk is not None or not self.pace.known:
             room.tokens = min(room.tokens, self.limits.chunk or 2 * PAGE)
         else:
-            room.seconds = self._share(alone)
+            room.seconds, room.alone = self._share(alone), alone
 
     def _share(self, alone: bool) -> float:
         """s of prompts by which a step may become longer; `alone`: by a step of their own."""
@@ -268,7 +285,8 @@ class Scheduler:
         if not self.pace.known:
             return True
         start = sequence.computed or len(self._find(sequence)) * PAGE
-        return self.pace.seconds(start, len(sequence.tokens) - start) <= 2 * self._share(alone=True)
+        left = len(sequence.tokens) - start
+        return self.pace.of_prompts(alone=True).seconds(start, left) <= 2 * self._share(alone=True)
 
     def _make_place(self) -> None:
         """Where as many texts run as may, one of whoever has most of them gives its place to one of whoever has fewer."""
@@ -311,8 +329,10 @@ class Scheduler:
         whole = len(sequence.tokens) - sequence.computed
         count = min(whole, room.tokens)
         if room.seconds < math.inf:
-            count = min(count, max(self.pace.tokens(sequence.computed, room.seconds), room.least))
-            room.seconds -= self.pace.seconds(sequence.computed, count)
+            pace = self.pace.of_prompts(room.alone)
+            if pace.seconds(sequence.computed, count) > _ROUNDED * room.seconds:
+                count = min(count, max(pace.tokens(sequence.computed, room.seconds), room.least))
+            room.seconds -= pace.seconds(sequence.computed, count)
         plan.spans.append((sequence, count))
         room.tokens = room.tokens - count if count == whole else 0
         room.least = 1
