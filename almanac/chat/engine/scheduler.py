@@ -34,7 +34,7 @@ class Limits:
 
 
 DEFAULT = Limits()
-_ROUNDED = 1.15
+_ROUNDED = 1.25
 """Times what a step has for a prompt, up to which the prompt's rest is computed whole: a step for a few tokens is a long one too."""
 
 
