@@ -305,6 +305,67 @@ def train(
     _trained(_together(run, cluster, workers, device), folder, ("steps", "loss", "seconds", "images_per_second"), json)
 
 
+def lora(
+    *,
+    data: str,
+    model: str = "scenes",
+    out: Path | None = None,
+    steps: int = 1000,
+    rank: int = 16,
+    alpha: float = 16.0,
+    learning_rate: float = 1e-4,
+    batch_size: int = 4,
+    size: int | None = None,
+    text_encoder: bool = False,
+    convolutions: bool = False,
+    frugal: bool = False,
+    resume: bool = False,
+    seed: int = 0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    device: str = "auto",
+    cluster: str | None = None,
+    workers: int = 2,
+    json: bool = False,
+) -> None:
+    """Teach a model a style or a subject from captioned pictures (LoRA). Writes OUT/lora.safetensors in the layout that web UIs read,
+    which `generate` takes as --lora; the model stays as it is.
+
+    A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
+
+    Args:
+        data: a folder of captioned pictures: metadata.jsonl with file_name and text, a .txt beside each picture, or webdataset's .tar.
+        model: a shipped model, an official file, a folder of diffusers', or hf://owner/repo.
+        out: the run's folder; default: runs/DATA-lora.
+        steps: optimiser steps.
+        rank: of each layer's change: more can learn more, and forget more.
+        alpha: the change counts alpha / rank.
+        learning_rate: the highest.
+        batch_size: pictures a batch.
+        size: pixels of a side; default: the model's own.
+        text_encoder: whether the text encoder is changed too.
+        convolutions: whether convolutions are changed too (LoCon).
+        frugal: less memory for a longer step.
+        resume: go on with the run in --out.
+        seed: of the changes' first numbers, order, times and noise.
+        precision: of the model's weights while it is taught.
+        device: auto, cpu or cuda.
+        cluster: address of a Ray cluster (auto, host:port), or local to start one here; then --workers processes train together.
+        workers: processes on the cluster.
+        json: print one JSON object.
+    """
+    from almanac.stable_diffusion import fine_tune, models
+
+    chosen = fine_tune.Preset(steps, rank, alpha, learning_rate, batch_size, size, text_encoder, convolutions, frugal)
+    folder = (out or Path("runs") / f"{Path(data).name}-lora").absolute()
+
+    def run() -> dict[str, Any]:
+        loaded = models.load(model, precision, device)
+        return fine_tune.train(loaded, data, folder, chosen, seed=seed, device_name=device, resume=resume)
+
+    facts = _together(run, cluster, workers, device)
+    _trained(facts, folder, ("steps", "loss", "seconds"), json, fine_tune.FILE)
+
+
 def recogniser(*, out: Path = Path("runs/recogniser"), resume: bool = False, seed: int = 0, json: bool = False) -> None:
     """Train the recogniser by which `evaluate` reads scenes, on real ones.
 

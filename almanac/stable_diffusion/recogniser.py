@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.runtime import checkpoint, console, hub
@@ -173,7 +173,8 @@ def train(out: Path, seed: int = 0, resume: bool = False) -> dict[str, Any]:
     return facts
 
 
-def _labels(found: Sequence[Scene]) -> tuple[Int[Tensor, "scenes 9"], ...]:
+def _labels(found: Sequence[Scene]) -> tuple[Tensor, ...]:
+    """Digits, colours and sizes of all places, and backgrounds."""
     digits = torch.full((len(found), 9), NOBODY)
     colours, sizes = torch.zeros_like(digits), torch.zeros_like(digits)
     for line, scene in enumerate(found):

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from almanac import systems
-from almanac.stable_diffusion import published
+from almanac.stable_diffusion import published, recogniser
+from almanac.stable_diffusion import train as recipe
 from tests.stable_diffusion import made
+from tests.stable_diffusion.test_data import beside
+from tests.stable_diffusion.test_train import TINY
 from tests.typed import two_lines
 
+SCENES = replace(TINY, size=64, encoded=16)
 _ROW = systems.System("stable_diffusion", "Stable Diffusion", "", "", ())
 
 
@@ -217,3 +222,67 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_picture(model, tmp_path)
     )
     assert np.array_equal(pixels(json.loads(went_on.stdout)["images"][0]["file"]), expected)
     assert not (tmp_path / "part" / "job.pt").exists()
+
+
+def test_a_model_is_taught_and_paints_what_it_learnt(diffusion, model, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    beside(tmp_path / "pictures")
+    how = ("--model", model, "--precision", "fp32", "--size", 32, "--learning-rate", 0.01, "--json")
+    done = diffusion("lora", "--data", tmp_path / "pictures", "--out", tmp_path / "run", "--steps", 4, *how)
+    facts = json.loads(done.stdout)
+    assert facts["steps"] == 4 and facts["rank"] == 16 and (tmp_path / "run" / "lora.safetensors").is_file()
+    base = (
+        "generate",
+        "picture 3",
+        "--model",
+        model,
+        "--size",
+        "32x32",
+        "--steps",
+        2,
+        "--seed",
+        1,
+        "--json",
+        "--out",
+        tmp_path,
+    )
+    painted = []
+    for more in (
+        (),
+        ("--lora", tmp_path / "run" / "lora.safetensors"),
+        ("--lora", f"{tmp_path}/run/lora.safetensors:0"),
+    ):
+        painted.append(pixels(json.loads(diffusion(*base, *more).stdout)["images"][0]["file"]))
+    assert (painted[0] != painted[1]).any() and np.array_equal(painted[0], painted[2])
+    assert "rank is 0" in two_lines(diffusion("lora", "--data", tmp_path / "pictures", "--rank", 0, *how))[0]
+
+
+def test_a_model_is_trained_and_measured_from_the_command_line(diffusion, tmp_path, monkeypatch, needs_data):
+    needs_data("mnist")
+    monkeypatch.setitem(recipe.PRESETS, "cpu", SCENES)
+    run = ("--seed", 1, "--device", "cpu", "--json")
+    done = diffusion("train-vae", "--out", tmp_path / "vae", "--steps", 2, *run)
+    assert json.loads(done.stdout)["steps"] == 2, done.stderr
+    done = diffusion("train", "--vae", tmp_path / "vae", "--out", tmp_path / "model", "--steps", 2, *run)
+    assert "vocabulary" not in json.loads(done.stdout), done.stderr
+    monkeypatch.setattr(recogniser, "FIT", replace(recogniser.FIT, steps=2))
+    assert diffusion("recogniser", "--out", tmp_path / "judge").returncode == 0
+    measured = (
+        "--model",
+        tmp_path / "model" / "model.safetensors",
+        "--judge",
+        tmp_path / "judge" / "model.safetensors",
+    )
+    how = ("--steps", 2, "--scale", 1, 3, "--out", tmp_path / "sheet", "--json")
+    done = diffusion("evaluate", *measured, *how, "--n", 4)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["kind"] for row in rows] == ["real", "autoencoded", "painted", "painted", "shuffled"]
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("digit", "colour", "position", "all", "r_precision"))
+    assert (tmp_path / "sheet" / "painted.png").is_file()
+    (tmp_path / "captions.txt").write_text("a red 3 at the top left\nan orange 7 in the centre on white\n")
+    rows = json.loads(diffusion("evaluate", *measured, *how, "--captions", tmp_path / "captions.txt").stdout)["rows"]
+    assert [(row["kind"], row["n"]) for row in rows] == [("painted", 2), ("painted", 2), ("shuffled", 2)]
+    (tmp_path / "captions.txt").write_text("a photo of a cat\n")
+    lines = two_lines(diffusion("evaluate", *measured, "--captions", tmp_path / "captions.txt"))
+    assert "a photo of a cat" in lines[0]
