@@ -1,9 +1,8 @@
 """The command line as a person types it, good and bad."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from almanac import systems
-from almanac.stable_diffusion import published, recogniser
+from almanac.stable_diffusion import generate, published, recogniser
 from almanac.stable_diffusion import train as recipe
 from tests.stable_diffusion import made
 from tests.stable_diffusion.test_data import beside
@@ -185,41 +184,25 @@ def test_weights_that_are_not_numbers_are_named(diffusion, model, tmp_path):
     assert json.loads(diffusion("inspect", tmp_path / "nan.safetensors", "--json").stdout)["not_finite"] == [name]
 
 
-def test_a_run_that_was_interrupted_goes_on_to_the_same_picture(model, tmp_path):
-    program = (
-        "from almanac import cli, systems\n"
-        "if systems.find('stable_diffusion') is None:\n"
-        "    systems.SYSTEMS = (*systems.SYSTEMS, systems.System('stable_diffusion', '', '', '', ()))\n"
-        "cli.main()"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "stable-diffusion",
-        "generate",
-        "a cat",
-        "--model",
-        str(model),
-        "--seed",
-        "5",
-    ]
-    command += ["--steps", "400", "--size", "64x64", "--sampler", "euler_a", "--json", "--out"]
-    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True, timeout=120)
+def test_a_run_that_was_interrupted_goes_on_to_the_same_picture(diffusion, model, tmp_path, monkeypatch):
+    how = ("--model", model, "--seed", 5, "--steps", 8, "--size", "64x64", "--sampler", "euler_a", "--json", "--out")
+    whole = diffusion("generate", "a cat", *how, tmp_path / "whole")
     expected = pixels(json.loads(whole.stdout)["images"][0]["file"])
-    stopped = subprocess.Popen(
-        [*command, str(tmp_path / "part")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert stopped.stderr is not None
-    for line in stopped.stderr:
-        if "steps" in line:
-            break
-    stopped.send_signal(signal.SIGINT)
-    out, _ = stopped.communicate(timeout=60)
-    assert stopped.returncode == 130 and out == "" and (tmp_path / "part" / "job.pt").is_file()
-    went_on = subprocess.run(
-        [*command, str(tmp_path / "part"), "--resume"], capture_output=True, text=True, timeout=120
-    )
+    plain = generate.Job.advance
+
+    def interrupted(job: generate.Job) -> None:
+        plain(job)
+        if job.number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate.Job, "advance", interrupted)
+        stopped = diffusion("generate", "a cat", *how, tmp_path / "part")
+    assert stopped.returncode == 130 and stopped.stdout == "" and stopped.stderr.endswith("interrupted\n")
+    assert (tmp_path / "part" / "job.pt").is_file()
+    other = diffusion("generate", "a dog", *how, tmp_path / "part", "--resume")
+    assert "is another run" in two_lines(other)[0]
+    went_on = diffusion("generate", "a cat", *how, tmp_path / "part", "--resume")
     assert np.array_equal(pixels(json.loads(went_on.stdout)["images"][0]["file"]), expected)
     assert not (tmp_path / "part" / "job.pt").exists()
 

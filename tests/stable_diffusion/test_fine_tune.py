@@ -185,7 +185,7 @@ def test_the_file_says_what_it_is(trained):
     noted = {"ss_network_dim": "4", "ss_network_alpha": "2.0", "ss_sd_model_name": model.name, "ss_steps": "16"}
     assert noted.items() <= header.items() and json.loads(header["almanac"]) == facts
     tags = next(iter(json.loads(header["ss_tag_frequency"]).values()))
-    assert tags["stripes"] == 18 and len(tags) == 5
+    assert tags["stripes"] == 20 and len(tags) == 5
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0"
     assert {f"{layer}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")} <= names
     assert "lora_te_text_model_encoder_layers_0_self_attn_out_proj.alpha" in names
