@@ -14,7 +14,7 @@ from almanac.runtime.errors import UserError
 from almanac.stable_diffusion.generate import Settings
 
 _KEY = "almanac"
-_NAMES = {
+NAMES = {
     "ddim": "DDIM",
     "plms": "PLMS",
     "euler": "Euler",
@@ -68,7 +68,7 @@ def read(path: Path) -> tuple[Settings, dict[str, Any]]:
 
 def parameters(settings: Settings, seed: int, model: str) -> str:
     """The text that web UIs show."""
-    sampler = _NAMES[settings.sampler] + (" Karras" if settings.karras else "")
+    sampler = NAMES[settings.sampler] + (" Karras" if settings.karras else "")
     facts = {
         "Steps": settings.steps,
         "Sampler": sampler,

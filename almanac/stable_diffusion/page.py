@@ -26,8 +26,10 @@ from almanac.runtime.errors import UserError
 from almanac.runtime.services import Services, tells_errors
 from almanac.runtime.serving import Job as Turn
 from almanac.runtime.serving import Turns
-from almanac.stable_diffusion import metadata, models
+from almanac.stable_diffusion import gallery, metadata, models
+from almanac.stable_diffusion.gallery import Batch, Painted
 from almanac.stable_diffusion.generate import MOST_PIXELS, Given, Job, Painter, Settings
+from almanac.stable_diffusion.metadata import NAMES
 from almanac.stable_diffusion.models import PaintingModel
 from almanac.stable_diffusion.samplers import SAMPLERS
 
@@ -35,15 +37,11 @@ MODEL = "ALMANAC_STABLE_DIFFUSION_MODEL"
 """Names a model beside those that ship, as `models.path_of` takes it."""
 MOST_AT_ONCE = 8
 """Pictures that a visitor may ask for at once."""
-MOST_KEPT = 64
-"""Pictures in a visitor's gallery."""
 STEPS, SCALE = 150, 30.0
 """The most that DreamStudio took."""
 FORGOTTEN = 86_400
 """s after which a gallery is forgotten that nobody paints for; Gradio deletes its files then."""
 
-_SMALL = 128
-"""Pixels up to which a picture is shown with hard edges, and enlarged to be brushed over."""
 _FRAME = 0.3
 """s between previews, at least."""
 _EDITED = 512
@@ -66,48 +64,6 @@ _COMPUTES: Any = {**_QUIET, "concurrency_limit": None}
 """Events that paint take turns at the models (`Turns`)."""
 _BEGIN = '<div class="empty"><p>Say what to paint, or choose an example, then press <b>Paint</b>.</p></div>'
 _STOP = 'element.addEventListener("click", (event) => { if (event.target.closest("[data-stop]")) trigger("stop"); });'
-_SHOW = """(name) => {
-  const place = document.querySelector(name), { top } = place.getBoundingClientRect();
-  if (top < 60 || top > 0.7 * innerHeight) place.scrollIntoView({ behavior: "smooth" });
-}"""
-"""On a phone, controls and results are far from each other."""
-_CHOOSE = (
-    f"const show = {_SHOW};"
-    + """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-do]");
-  if (!button) return;
-  const which = { which: button.dataset.which };
-  show(button.dataset.do === "vary" ? ".results" : ".begin");
-  if (button.dataset.do === "again") trigger("again", which);
-  if (button.dataset.do === "vary") trigger("vary", which);
-  if (button.dataset.do === "start") trigger("start", which);
-  if (button.dataset.do === "repaint") trigger("repaint", which);
-});
-"""
-)
-_STYLE = """<style>
-.gradio-container {
-  .painted { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 20px 14px; }
-  .painted .plate img { height: auto; aspect-ratio: auto; image-rendering: auto; }
-  .painted .plate img.crisp { image-rendering: pixelated; }
-  .painted .plate figcaption, .painted figcaption span { display: flex; flex-wrap: wrap; gap: 5px; }
-  .painted button, .painted .save {
-    padding: 2px 6px; border: 1px solid var(--edge-line); border-radius: 6px; background: var(--sheet); color: var(--ink);
-    font: 13px/1.5 var(--sans); font-variant-numeric: tabular-nums; text-decoration: none; cursor: pointer;
-  }
-  @media (hover: none) { .painted button, .painted .save { padding: 5px 7px; } }
-  .painted button:hover, .painted .save:hover { border-color: var(--accent); color: var(--accent); }
-  .batch { margin: 0 0 28px; padding: 0; }
-  .batch + .batch { padding-top: 18px; border-top: 1px solid var(--rule); }
-  .batch h3 { margin: 0; font: 600 15px/1.45 var(--sans); color: var(--ink); overflow-wrap: anywhere; }
-  .batch .facts { margin: 2px 0 12px; }
-  .results { gap: 0; }
-  .results, .begin { scroll-margin-top: 76px; }
-  .drop.settings .upload-container .wrap::after { content: "Drop a PNG that was painted here, or click to choose one"; }
-  .brush { gap: 0; }
-}
-</style>"""
 
 
 @dataclass(frozen=True)
@@ -170,40 +126,6 @@ class _Order:
     """None: as the wish says."""
 
 
-@dataclass(frozen=True)
-class _Painted:
-    """A picture in the gallery, as a PNG in Gradio's cache."""
-
-    path: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """What the page calls it by."""
-        return Path(self.path).stem
-
-    def read(self) -> Image.Image:
-        """The picture.
-
-        Raises:
-            UserError: it was deleted since.
-        """
-        if not Path(self.path).is_file():
-            raise UserError(f"the picture of seed {self.seed} is no longer here", "paint it again")
-        return pictures.read_picture(self.path)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Pictures that were painted together."""
-
-    model: str
-    settings: Settings
-    how: str
-    seconds: float
-    painted: tuple[_Painted, ...]
-
-
 def build(services: Services) -> gr.Blocks:
     """The page.
 
@@ -259,33 +181,35 @@ def _lay_out(services: Services, names: list[str]) -> None:
                     )
                 steps = _slider("Steps", 1, STEPS, 20, 1)
                 scale = _slider("Scale", 1, SCALE, 7.5, 0.5, "How closely the prompt is followed")
-                sampler = gr.Dropdown([(_title(name), name) for name in SAMPLERS], value="dpmpp_2m", label="Sampler")
+                sampler = gr.Dropdown([(NAMES[name], name) for name in SAMPLERS], value="dpmpp_2m", label="Sampler")
                 schedule = gr.Radio(list(_SCHEDULES.items()), value="auto", label="Schedule of noise")
             with gr.Accordion("Settings of a picture", open=False):
                 former = gr.File(label="Its file", show_label=False, type="filepath", elem_classes=["drop", "settings"])
         with gr.Column(elem_classes="results", min_width=320):
             shown = gr.HTML(_BEGIN, js_on_load=_STOP, apply_default_css=False)
-            gallery = gr.HTML("", html_template=_STYLE + "${value}", js_on_load=_CHOOSE, apply_default_css=False)
+            plates = gr.HTML(
+                "", html_template=gallery.STYLE + "${value}", js_on_load=gallery.CHOOSE, apply_default_css=False
+            )
 
     turns = Turns()
     settings = [prompt, negative, strength, count, seed, model, width, height, steps, scale, sampler, schedule]
     started = [start, beginning, editor, source, chosen, brush]
 
-    async def paint(kept: list[_Batch], order: _Order) -> AsyncGenerator[tuple, None]:
+    async def paint(kept: list[Batch], order: _Order) -> AsyncGenerator[tuple, None]:
         yield _progress(0, 0, None), gr.skip(), gr.skip()
-        work = partial(_paint, services.device, order, Path(gallery.GRADIO_CACHE))
+        work = partial(_paint, services.device, order, Path(plates.GRADIO_CACHE))
         async with aclosing(turns.follow(work)) as parts:
             async for part in parts:
                 if isinstance(part, str):
                     yield part, gr.skip(), gr.skip()
                     continue
-                gallery.temp_files.update(each.path for each in part.painted)  # Gradio deletes them in a day
-                kept[:] = _with(kept, part)  # in place: another one may be painting for the same visitor
-                yield "", kept, _gallery(kept)
+                plates.temp_files.update(each.path for each in part.painted)  # Gradio deletes them in a day
+                kept[:] = gallery.added(kept, part)  # in place: another one may be painting for the same visitor
+                yield "", kept, gallery.shown(kept)
 
     @tells_errors
     async def run(
-        kept: list[_Batch], begins: str, start: _Start | None, marked: Any, *wishes: Any
+        kept: list[Batch], begins: str, start: _Start | None, marked: Any, *wishes: Any
     ) -> AsyncGenerator[tuple, None]:
         order = _Order(_Wish(*wishes), _HOW[begins], partial(_given, begins, start, marked))
         async with aclosing(paint(kept, order)) as parts:
@@ -293,8 +217,8 @@ def _lay_out(services: Services, names: list[str]) -> None:
                 yield part
 
     @tells_errors
-    async def vary(kept: list[_Batch], event: gr.EventData, *wishes: Any) -> AsyncGenerator[tuple, None]:
-        batch, painted = _find(kept, event.which)
+    async def vary(kept: list[Batch], event: gr.EventData, *wishes: Any) -> AsyncGenerator[tuple, None]:
+        batch, painted = gallery.find(kept, event.which)
         wish = replace(_Wish(*wishes), seed="", model=batch.model)
         given = partial(_given, _PICTURE, _Start(painted.read(), ""), None)
         asked = replace(batch.settings, strength=wish.strength)
@@ -304,8 +228,8 @@ def _lay_out(services: Services, names: list[str]) -> None:
                 yield part
 
     @tells_errors
-    def again(kept: list[_Batch], event: gr.EventData) -> list[Any]:
-        batch, painted = _find(kept, event.which)
+    def again(kept: list[Batch], event: gr.EventData) -> list[Any]:
+        batch, painted = gallery.find(kept, event.which)
         return _controls(batch.settings, painted.seed, batch.model, batch.how)
 
     @tells_errors
@@ -313,11 +237,11 @@ def _lay_out(services: Services, names: list[str]) -> None:
         return _read_settings(Path(path), names)
 
     @tells_errors
-    def begin_with(kept: list[_Batch], event: gr.EventData) -> tuple:
+    def begin_with(kept: list[Batch], event: gr.EventData) -> tuple:
         return _begun(_start(kept, event.which), _PICTURE)
 
     @tells_errors
-    def repaint(kept: list[_Batch], event: gr.EventData) -> tuple:
+    def repaint(kept: list[Batch], event: gr.EventData) -> tuple:
         return _begun(_start(kept, event.which), _PART)
 
     @tells_errors
@@ -326,19 +250,19 @@ def _lay_out(services: Services, names: list[str]) -> None:
             picture = pictures.read_picture(file).convert("RGB")
         return *_begun(_Start(_bounded(picture), "your picture"), begins), None
 
-    painting, asking = [shown, kept, gallery], [kept, beginning, start, editor, *settings]
+    painting, asking = [shown, kept, plates], [kept, beginning, start, editor, *settings]
     running = [
         button.click(run, asking, painting, **_COMPUTES),
         prompt.submit(run, asking, painting, **_COMPUTES),
-        gallery.vary(vary, [kept, *settings], painting, **_COMPUTES),
+        plates.vary(vary, [kept, *settings], painting, **_COMPUTES),
     ]
     for event in running:
         event.failure(lambda kept: "" if kept else _BEGIN, kept, shown, **_QUIET)
     shown.stop(lambda kept: "" if kept else _BEGIN, kept, shown, cancels=running, **_QUIET)
-    button.click(None, js=f"() => ({_SHOW})('.results')", **_QUIET)
-    gallery.again(again, kept, [*settings, beginning], **_QUIET)
-    gallery.start(begin_with, kept, started, **_QUIET)
-    gallery.repaint(repaint, kept, started, **_QUIET)
+    button.click(None, js=f"() => ({gallery.SHOW})('.results')", **_QUIET)
+    plates.again(again, kept, [*settings, beginning], **_QUIET)
+    plates.start(begin_with, kept, started, **_QUIET)
+    plates.repaint(repaint, kept, started, **_QUIET)
     for chip, text in chips:
         chip.click(None, None, prompt, js=f"() => {json.dumps(text)}", **_QUIET)
     beginning.change(_visible, [beginning, start], [source, chosen, brush], **_QUIET)
@@ -372,7 +296,7 @@ def _editor() -> gr.ImageEditor:
     )
 
 
-def _paint(device: str, order: _Order, folder: Path, turn: Turn, tell: Callable[[str | _Batch], None]) -> None:
+def _paint(device: str, order: _Order, folder: Path, turn: Turn, tell: Callable[[str | Batch], None]) -> None:
     """Paint, and tell the page what it should show on the way, and at last the pictures, which are put into a folder."""
     wish, seeds = order.wish, order.wish.seeds()
     with turn:
@@ -391,8 +315,8 @@ def _paint(device: str, order: _Order, folder: Path, turn: Turn, tell: Callable[
     for picture, seed in zip(painted, seeds, strict=True):
         path = folder / f"{secrets.token_hex(16)}.png"
         metadata.save(pictures.to_picture(picture), path, settings, seed, model.name, **more)
-        found.append(_Painted(str(path), seed))
-    tell(_Batch(wish.model, settings, order.how, seconds, tuple(found)))
+        found.append(Painted(str(path), seed))
+    tell(Batch(wish.model, settings, order.how, seconds, tuple(found)))
 
 
 class _Previews:
@@ -469,7 +393,7 @@ def _visible(begins: str, start: _Start | None) -> tuple[Any, Any, Any]:
 def _brushed(picture: Image.Image) -> dict[str, Any]:
     """The picture as it is brushed over: small ones large."""
     times, kind = _EDITED / max(picture.size), Image.Resampling.LANCZOS
-    if max(picture.size) <= _SMALL:
+    if max(picture.size) <= gallery.SMALL:
         times, kind = max(1, round(times)), Image.Resampling.NEAREST
     size = max(1, round(picture.width * times)), max(1, round(picture.height * times))
     return {"background": picture.resize(size, kind), "layers": [], "composite": None}
@@ -520,31 +444,8 @@ def _fitting(name: str) -> tuple[int, int, dict]:
     return _side(name), _side(name), gr.update(visible=_paints_scenes(name))
 
 
-def _with(kept: list[_Batch], batch: _Batch) -> list[_Batch]:
-    """The gallery with new pictures in front."""
-    found, count = [], 0
-    for each in (batch, *kept):
-        count += len(each.painted)
-        if count <= MOST_KEPT:
-            found.append(each)
-    return found
-
-
-def _find(kept: list[_Batch], which: str) -> tuple[_Batch, _Painted]:
-    """A picture in the gallery.
-
-    Raises:
-        UserError: it is not there.
-    """
-    for batch in kept or []:
-        for painted in batch.painted:
-            if painted.name == which:
-                return batch, painted
-    raise UserError("this picture is no longer in the gallery", "paint it again")
-
-
-def _start(kept: list[_Batch], which: str) -> _Start:
-    _, painted = _find(kept, which)
+def _start(kept: list[Batch], which: str) -> _Start:
+    _, painted = gallery.find(kept, which)
     return _Start(painted.read(), f"the picture of seed {painted.seed}")
 
 
@@ -560,51 +461,9 @@ def _progress(done: int, total: int, left: float | None) -> str:
 
 def _preview(picture: Tensor) -> str:
     shown = pictures.to_picture(picture)
-    crisp = ' class="crisp"' if max(shown.size) <= _SMALL else ""
+    crisp = ' class="crisp"' if max(shown.size) <= gallery.SMALL else ""
     shown.thumbnail((256, 256))
     return f'<figure class="plate" data-preview><img{crisp} src="{_url(shown)}" alt="What it may become"></figure>'
-
-
-def _gallery(kept: Sequence[_Batch]) -> str:
-    return "".join(map(_section, kept))
-
-
-def _section(batch: _Batch) -> str:
-    """Pictures that were painted together."""
-    settings = batch.settings
-    size = f"{settings.width}×{settings.height}"
-    facts = [f"{settings.steps} steps of {_title(settings.sampler)}", f"scale {settings.scale:g}", size]
-    if batch.how:
-        facts = [f"{batch.how}, strength {settings.strength:g}", *facts]
-    if settings.negative:
-        facts = [f"not {settings.negative}", *facts]
-    crisp = max(settings.width, settings.height) <= _SMALL
-    plates = "".join(_plate(each, settings.prompt, crisp) for each in batch.painted)
-    return (
-        f'<section class="batch"><h3>{escape(settings.prompt) or "Without words"}</h3>'
-        f'<p class="facts">{escape(" · ".join(facts))} · {batch.seconds:.1f} s</p><div class="painted">{plates}</div></section>'
-    )
-
-
-def _plate(painted: _Painted, prompt: str, crisp: bool) -> str:
-    """A picture with what can be done with it."""
-    url, which = escape(f"gradio_api/file={painted.path}"), painted.name
-    again, *deeds = (
-        f'<button type="button" data-do="{deed}" data-which="{which}" title="{title}">{text}</button>'
-        for deed, text, title in (
-            ("again", f"↺ {painted.seed}", "Take its settings and its seed again"),
-            ("vary", "Vary", "Paint others like it"),
-            ("start", "Start", "Begin with this picture"),
-            ("repaint", "Repaint", "Brush over a part of it, and paint that anew"),
-        )
-    )
-    save = (
-        f'<a class="save" href="{url}" download="{painted.seed}.png" title="Save it, with its settings in it">PNG</a>'
-    )
-    return (
-        f'<figure class="plate" data-seed="{painted.seed}"><img{" class=crisp" if crisp else ""} src="{url}" '
-        f'alt="{escape(prompt)}"><figcaption><span>{again}{save}</span><span>{"".join(deeds)}</span></figcaption></figure>'
-    )
 
 
 def _chosen(start: _Start | None) -> str:
@@ -612,7 +471,7 @@ def _chosen(start: _Start | None) -> str:
     if start is None:
         return ""
     shown = start.picture.convert("RGB")
-    crisp = ' class="crisp"' if max(shown.size) <= _SMALL else ""
+    crisp = ' class="crisp"' if max(shown.size) <= gallery.SMALL else ""
     side = min(*shown.size, 208)
     shown = shown if crisp else ImageOps.fit(shown, (side, side), Image.Resampling.LANCZOS)
     return f'<figure class="chosen"><img{crisp} src="{_url(shown)}" alt="Chosen: {escape(start.title)}"></figure>'
@@ -627,14 +486,6 @@ def _url(picture: Image.Image) -> str:
 
 def _wait(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
-
-
-def _title(sampler: str) -> str:
-    """A sampler as people call it."""
-    words = sampler.replace("dpmpp", "dpm++").split("_")
-    return " ".join(
-        word if word == "a" else word.capitalize() if word in ("euler", "heun") else word.upper() for word in words
-    )
 
 
 def _names() -> list[str]:

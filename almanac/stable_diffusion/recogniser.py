@@ -16,7 +16,7 @@ from almanac.runtime import checkpoint, console, hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
 from almanac.stable_diffusion import scenes
-from almanac.stable_diffusion.scenes import BACKGROUNDS, CENTRES, COLOURS, PLACES, SIZES, Asked, Scene
+from almanac.stable_diffusion.scenes import BACKGROUNDS, CENTRES, COLOURS, PLACE_NAMES, SIZES, Asked, Scene
 
 FIT = FitConfig(3_000, learning_rate=2e-3, weight_decay=0.02, save_every=500)
 """How it is trained: a quarter of an hour on one core."""
@@ -25,7 +25,6 @@ _WINDOW = 28
 """Pixels of a place's side that are looked at."""
 NOBODY = 10
 """Where there is no digit."""
-_NAMES = [place for line in PLACES for place in line]
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def score(found: Read, number: int, asked: Sequence[Asked], background: str | No
         whether it has it, if asked; `all`: whether all is so, and there are no other digits.
     """
     shown = found.digits[number].argmax(-1)
-    places = [_NAMES.index(each.place) for each in asked]
+    places = [PLACE_NAMES.index(each.place) for each in asked]
     digits = [int(shown[place]) == each.digit for place, each in zip(places, asked, strict=True)]
     positions = [int(shown[place]) != NOBODY for place in places]
     colours = _same(found.colours[number], places, [list(COLOURS).index(each.colour) for each in asked])
@@ -112,7 +111,7 @@ def score(found: Read, number: int, asked: Sequence[Asked], background: str | No
 def likelihood(found: Read, number: int, asked: Sequence[Asked], background: str | None) -> float:
     """Logarithm of how likely a picture shows just what was asked for."""
     total = float(found.backgrounds[number, list(BACKGROUNDS).index(background)]) if background else 0.0
-    places = {_NAMES.index(each.place): each for each in asked}
+    places = {PLACE_NAMES.index(each.place): each for each in asked}
     for place in range(9):
         each = places.get(place)
         total += float(found.digits[number, place, NOBODY if each is None else each.digit])
@@ -179,7 +178,7 @@ def _labels(found: Sequence[Scene]) -> tuple[Tensor, ...]:
     colours, sizes = torch.zeros_like(digits), torch.zeros_like(digits)
     for line, scene in enumerate(found):
         for each in scene.digits:
-            place = _NAMES.index(each.place)
+            place = PLACE_NAMES.index(each.place)
             digits[line, place] = each.digit
             colours[line, place] = list(COLOURS).index(each.colour)
             sizes[line, place] = list(SIZES).index(each.size)

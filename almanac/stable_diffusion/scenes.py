@@ -34,6 +34,7 @@ PLACES = (
     ("left", "centre", "right"),
     ("bottom left", "bottom", "bottom right"),
 )
+PLACE_NAMES = [place for line in PLACES for place in line]
 CENTRES = (12, 32, 52)
 """Of rows and of columns of places, pixels."""
 _BOX = 24

@@ -19,7 +19,7 @@ from almanac.runtime.report import Section
 from almanac.stable_diffusion import models, recogniser, scenes
 from almanac.stable_diffusion.generate import Given, Painter, Settings
 from almanac.stable_diffusion.recogniser import NOBODY, Read, Recogniser
-from almanac.stable_diffusion.scenes import BACKGROUNDS, CENTRES, COLOURS, PLACES, SIZES, Scene
+from almanac.stable_diffusion.scenes import BACKGROUNDS, CENTRES, COLOURS, PLACE_NAMES, SIZES, Scene
 
 MODEL = f"{models.SYSTEM}/{models.DEFAULT}"
 _COUNT = 8
@@ -29,7 +29,6 @@ _FRAMES = 9
 _STRENGTHS = (0.4, 0.6, 0.8)
 _HALF = 14
 """Half the side of a place that is painted anew, pixels: what the recogniser looks at."""
-_NAMES = [place for line in PLACES for place in line]
 
 
 def run(out: Path, model: str = MODEL, judge: Path | None = None) -> Section:
@@ -102,7 +101,7 @@ def _varied(painter: Painter, settings: Settings, picture: Float[Tensor, "3 heig
 def _place(scene: Scene) -> tuple[Float[Tensor, "height width"], str]:
     """Where a scene's first digit is, and a caption of the scene with another digit of another colour there."""
     first, *others = scene.digits
-    row, column = divmod(_NAMES.index(first.place), 3)
+    row, column = divmod(PLACE_NAMES.index(first.place), 3)
     mask = torch.zeros(scenes.SIDE, scenes.SIDE)
     top, left = (max(CENTRES[at] - _HALF, 0) for at in (row, column))
     mask[top : CENTRES[row] + _HALF, left : CENTRES[column] + _HALF] = 1
@@ -130,7 +129,7 @@ def _row(caption: str, reading: tuple[Read, int]) -> dict[str, Any]:
 def _told(found: Read, number: int) -> str:
     """What the recogniser sees in a picture, in words."""
     parts = []
-    for place, name in enumerate(_NAMES):
+    for place, name in enumerate(PLACE_NAMES):
         digit = int(found.digits[number, place].argmax())
         if digit != NOBODY:
             colour = list(COLOURS)[int(found.colours[number, place].argmax())]

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from almanac.runtime import pictures
 from almanac.runtime.errors import UserError
-from almanac.stable_diffusion import outpaint, published
+from almanac.stable_diffusion import outpaint, published, tokenizer
 from almanac.stable_diffusion.generate import Painter, Settings
 from almanac.stable_diffusion.outpaint import Margins
 from tests.stable_diffusion import made
@@ -94,8 +94,9 @@ def test_photographs_are_continued_better_than_by_an_edge_or_grey(margin):
 
 
 @pytest.mark.parametrize("channels", [4, 9])
-def test_a_painter_keeps_the_old_picture(channels, tmp_path):
-    painter = Painter(published.load(made.folder(tmp_path, channels)), _vocabulary())
+def test_a_painter_keeps_the_old_picture(channels, tmp_path, needs_data):
+    needs_data("clip_bpe")
+    painter = Painter(published.load(made.folder(tmp_path, channels)), tokenizer.published())
     old = picture(36, 44)
     found = outpaint.grown(old, Margins(left=10, bottom=20), painter.factor)
     height, width = found.picture.shape[1:]
@@ -106,15 +107,6 @@ def test_a_painter_keeps_the_old_picture(channels, tmp_path):
     assert not torch.equal(painted, found.picture)
     margins = outpaint.rounded(44, 36, Margins(left=10, bottom=20), painter.factor)
     assert torch.equal(painted[:, :28, margins.left + 8 :], old[:, :28, 8:])
-
-
-def _vocabulary():
-    from almanac.runtime import hub
-    from almanac.stable_diffusion import tokenizer
-
-    if not hub.has_data("clip_bpe"):
-        pytest.skip("the data set 'clip_bpe' is not on this machine (ALMANAC_DATA)")
-    return tokenizer.published()
 
 
 @pytest.mark.parametrize(

@@ -252,12 +252,9 @@ def test_resizing_is_pillows():
 
 
 @pytest.mark.parametrize("channels", [4, 9])
-def test_enlarging_by_painting(channels, tmp_path):
+def test_enlarging_by_painting(channels, tmp_path, needs_data):
     """Of no strength, it is resizing; of some, it is another picture of the same size."""
-    from almanac.runtime import hub
-
-    if not hub.has_data("clip_bpe"):
-        pytest.skip("the data set 'clip_bpe' is not on this machine (ALMANAC_DATA)")
+    needs_data("clip_bpe")
     painter = Painter(published.load(made.folder(tmp_path, channels)), tokenizer.published())
     picture, settings = random_picture(25, 37)[0], Settings("a", steps=8, sampler="ddim")
     resized = upscale.resized(picture, 56, 38)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, types, uint32
-from numba.core import cgutils
+from numba import float32, int32, types
 from numba.extending import intrinsic
 
 from almanac.nn import tiles
 from almanac.nn.compiled import compiled, compiled_exactly
+from almanac.nn.scalars import exp, larger, rounded
 
 PAGE = 32
 """Tokens in a page of keys and values: a panel's outputs."""
@@ -150,34 +150,6 @@ class Work(NamedTuple):
 
 
 @_intrinsic
-def _bits(_, value):
-    """A float32's bits."""
-    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.IntType(32)
-    )
-
-
-@_intrinsic
-def _float(_, bits):
-    """The float32 of bits."""
-    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.FloatType()
-    )
-
-
-@_intrinsic
-def _larger(_, one, other):
-    """The larger float32, in a form that becomes vectors."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 2)
-        larger = cgutils.get_or_insert_function(builder.module, kind, "llvm.maxnum.f32")
-        return builder.call(larger, args, fastmath=("fast",))
-
-    return types.float32(types.float32, types.float32), generate
-
-
-@_intrinsic
 def _arrive(_, counter):
     """Add one to a counter that threads share (its address); what it was."""
 
@@ -213,18 +185,6 @@ def meet(counter, threads):
         tries += 1
         if tries > 2000:
             _give_way()
-
-
-@compiled
-def exp(x):
-    """e to the x, to float32's precision, in a form that becomes vectors."""
-    x = min(max(x, float32(-87)), float32(88))
-    turns = np.floor(x * float32(1.44269504) + float32(0.5))
-    rest = x - turns * float32(0.693359375) + turns * float32(2.12194440e-4)
-    series = float32(1.9875691500e-4)
-    for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        series = series * rest + float32(factor)
-    return (series * rest * rest + rest + float32(1)) * _float(uint32((int32(turns) + int32(127)) << int32(23)))
 
 
 @compiled_exactly
@@ -337,20 +297,13 @@ def to_bytes(work, row, size):
     x, found = work.inputs[row], work.bytes[row]
     most = float32(1e-12)
     for i in range(size):
-        most = _larger(most, abs(x[i]))
+        most = larger(most, abs(x[i]))
     factor, total = float32(127) / most, int32(0)
     for i in range(size):
         value = int32(np.rint(x[i] * factor))
         found[i] = value
         total += value
     work.step[row], work.total[row] = most / float32(127), total
-
-
-@compiled_exactly
-def _rounded(value):
-    """A float32 as bfloat16's bits, to the nearest, of two to the even one."""
-    bits = _bits(value)
-    return (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
 
 
 @compiled_exactly
@@ -361,7 +314,7 @@ def ready(work, row, size, shape):
     elif shape.grids:
         x, halves = work.inputs[row], work.halves[row]
         for i in range(size):
-            halves[i] = _rounded(x[i])
+            halves[i] = rounded(x[i])
 
 
 @compiled
@@ -436,11 +389,11 @@ def keep(row, layer, shape, rows, weights, pages, work):
             )
             for half in range(2):
                 for pair in range((dim + 1 - half) // 2):
-                    keys[pair * (2 * PAGE) + place * 2 + half] = _rounded(key[2 * pair + half])
+                    keys[pair * (2 * PAGE) + place * 2 + half] = rounded(key[2 * pair + half])
             for part in range((dim + PANEL - 1) // PANEL):
                 at = part * (PAGE * PANEL) + place // 2 * (2 * PANEL) + place % 2
                 for i in range(min(PANEL, dim - part * PANEL)):
-                    values[at + 2 * i] = _rounded(value[part * PANEL + i])
+                    values[at + 2 * i] = rounded(value[part * PANEL + i])
         else:
             exact_keys = pages.keys[layer, page, head].view(np.float32)
             exact_values = pages.values[layer, page, head].view(np.float32)
@@ -454,7 +407,7 @@ def _soften(scores):
     """Softmax of whole pages of scores, in place, without dividing by the sum, which is returned."""
     most = float32(-1e30)
     for i in range(len(scores)):
-        most = _larger(most, scores[i])
+        most = larger(most, scores[i])
     total = float32(0)
     for i in range(len(scores)):
         scores[i] = exp(scores[i] - most)
@@ -466,7 +419,7 @@ def _soften(scores):
 def _halve(values, halves, count):
     """Numbers as bfloat16."""
     for i in range(count):
-        halves[i] = _rounded(values[i])
+        halves[i] = rounded(values[i])
 
 
 @compiled_exactly
