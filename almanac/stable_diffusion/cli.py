@@ -260,12 +260,14 @@ def train_vae(
 
 def train(
     *,
-    vae: str,
+    vae: str | None = None,
+    start: str | None = None,
     data: str = "scenes",
     preset: Preset = "cpu",
     out: Path | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    learning_rate: float | None = None,
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -273,18 +275,21 @@ def train(
     workers: int = 2,
     json: bool = False,
 ) -> None:
-    """Train a text encoder and a U-Net from scratch on an autoencoder's latents. Writes OUT/model.safetensors, the whole model, which
-    `generate` takes as --model.
+    """Train a text encoder and a U-Net on an autoencoder's latents: from scratch with --vae, or a whole model further with --start. Writes
+    OUT/model.safetensors, the whole model, which `generate` takes as --model.
 
     A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
 
     Args:
         vae: what `train-vae` wrote: its folder, or the file in it.
+        start: a model that goes on learning, instead of --vae: a shipped one, what this wrote, an official file, or hf://owner/repo. It
+            keeps its sizes, autoencoder and vocabulary.
         data: scenes, emoji, or a folder of captioned pictures, as `train-vae` takes it.
         preset: size of machine: cpu (two cores, an hour), gpu (one large GPU, under 25 minutes), paper (the published recipe).
         out: the run's folder; default: runs/DATA.
         steps: optimiser steps, instead of the preset's.
         batch_size: pictures a batch, instead of the preset's.
+        learning_rate: at its peak; default: the preset's, or a tenth of it with --start.
         resume: go on with the run in --out.
         seed: of weights, order, times and noise.
         device: auto, cpu or cuda.
@@ -293,14 +298,27 @@ def train(
         json: print one JSON object.
     """
     from almanac.runtime import hub
+    from almanac.stable_diffusion import models
     from almanac.stable_diffusion import train as recipe
 
-    chosen = recipe.with_overrides(recipe.PRESETS[preset], steps=steps, batch_size=batch_size, part="unet")
+    if (vae is None) == (start is None):
+        what = "neither --vae nor --start is given" if vae is None else "--vae and --start are given together"
+        raise UserError(
+            what, "give --vae, what `train-vae` wrote, to begin from scratch; or --start, a model that learns more"
+        )
+    usual = recipe.PRESETS[preset]
+    if start is not None and learning_rate is None:
+        learning_rate = usual.fit.learning_rate / 10
+    chosen = recipe.with_overrides(usual, steps=steps, batch_size=batch_size, part="unet", learning_rate=learning_rate)
     folder = (out or Path("runs") / Path(data).name).absolute()
-    first = Path(vae) / "model.safetensors" if Path(vae).is_dir() else hub.weights(vae)
+    if vae is not None:
+        begun = (Path(vae) / "model.safetensors" if Path(vae).is_dir() else hub.weights(vae)).absolute()
+    else:
+        begun = models.path_of(str(start)).absolute()
 
     def run() -> dict[str, Any]:
-        return recipe.train(data, first.absolute(), folder, chosen, seed=seed, device_name=device, resume=resume)
+        known = begun if start is None else models.load(str(begun), "fp32", "cpu")
+        return recipe.train(data, known, folder, chosen, seed=seed, device_name=device, resume=resume)
 
     _trained(_together(run, cluster, workers, device), folder, ("steps", "loss", "seconds", "images_per_second"), json)
 

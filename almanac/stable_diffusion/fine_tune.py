@@ -27,7 +27,7 @@ from almanac.stable_diffusion.data import Batches, CaptionedSet
 from almanac.stable_diffusion.model import LatentDiffusion, signal
 from almanac.stable_diffusion.models import SYSTEM, PaintingModel
 from almanac.stable_diffusion.published import TEXT, UNET
-from almanac.stable_diffusion.train import Latents, how_made, noise_loss, tokens_of
+from almanac.stable_diffusion.train import Latents, check_trainable, how_made, noise_loss, tokens_of
 from almanac.stable_diffusion.unet import UnetConfig
 
 FILE = "lora.safetensors"
@@ -106,7 +106,7 @@ def train(
     """
     network, config = model.network, model.network.config
     size = model.size if preset.size is None else preset.size
-    _check(model, size)
+    check_trainable(model, size)
     examples = data.load(data_name, "all", size, seed)
     adapters = Adapters(network, preset, torch.Generator().manual_seed(seed))
     latents = Latents(network.autoencoder, examples, ahead=len(examples) <= _AHEAD)
@@ -277,15 +277,3 @@ def _layers(network: LatentDiffusion, preset: Preset) -> dict[str, nn.Linear | n
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and any(pattern.fullmatch(name) for pattern in wanted)
     }
-
-
-def _check(model: PaintingModel, size: int) -> None:
-    """Refuse what can't be trained."""
-    config = model.network.config
-    factor = config.autoencoder.factor
-    if size < factor or size % factor:
-        nearest = max(round(size / factor), 1) * factor
-        raise UserError(f"size is {size}, and {model.name} paints multiples of {factor}", f"give {nearest}")
-    if config.unet.in_channels != config.autoencoder.latents:
-        what = f"{model.name} repaints: it reads {config.unet.in_channels} channels, where a mask is among them"
-        raise UserError(what, "train the change of the model that paints; it fits this one too")

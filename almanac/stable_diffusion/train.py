@@ -1,6 +1,7 @@
 """The recipe, in two parts (Rombach et al. 2022): an autoencoder that keeps what is seen of a picture in few numbers, then a U-Net that
 learns to take noise from these, reading captions with a text encoder that learns beside it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -19,6 +22,7 @@ from almanac.stable_diffusion import data, models, tokenizer
 from almanac.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
 from almanac.stable_diffusion.data import Batches, CaptionedSet
 from almanac.stable_diffusion.model import Config, LatentDiffusion, signal
+from almanac.stable_diffusion.models import PaintingModel
 from almanac.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from almanac.stable_diffusion.tokenizer import Vocabulary
 from almanac.stable_diffusion.unet import Unet, UnetConfig
@@ -185,7 +189,7 @@ def picture_error(painted: Float[Tensor, "batch 3 h w"], pictures: Float[Tensor,
 
 def train(
     data_name: str,
-    autoencoder: Path,
+    begun: Path | PaintingModel,
     out: Path,
     preset: Preset,
     *,
@@ -197,7 +201,8 @@ def train(
 
     Args:
         data_name: as `data.load` takes it.
-        autoencoder: weights that `train_autoencoder` wrote.
+        begun: weights of an autoencoder that `train_autoencoder` wrote; or a whole model that learns more, and keeps its sizes,
+            autoencoder and vocabulary.
         out: the run's folder.
         preset: sizes, and how they are trained.
         seed: of weights, order, times and noise.
@@ -208,21 +213,32 @@ def train(
         The facts that the weights carry.
 
     Raises:
-        UserError: the autoencoder is missing or damaged, or as `fit`.
+        UserError: the autoencoder is missing or damaged, the model can't be trained, or as `fit`.
     """
-    first, about = models.autoencoder(autoencoder)
-    examples = data.load(data_name, "train", about["size"], seed)
-    held_out = data.load(data_name, "test", about["size"], seed)
+    if isinstance(begun, PaintingModel):
+        check_trainable(begun, begun.size)
+        first, size, about = begun.network.autoencoder.float(), begun.size, {"start": begun.name}
+    else:
+        first, made = models.autoencoder(begun)
+        size, about = made["size"], {"autoencoder": {name: made[name] for name in ("l1", "steps", "seconds")}}
+    examples = data.load(data_name, "train", size, seed)
+    held_out = data.load(data_name, "test", size, seed)
     where = device.resolve(device_name)
     first.to(where)
     examples = replace(examples, count=min(preset.encoded or len(examples), len(examples)))
-    some = range(min(10_000, len(examples)))
-    words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
+    if isinstance(begun, PaintingModel):
+        words, config = begun.vocabulary, begun.network.config
+    else:
+        some = range(min(10_000, len(examples)))
+        words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
+        config = Config(preset.unet, first.config, replace(preset.text, vocabulary=len(words)))
+    text = config.text
     kept = Latents(first, examples, ahead=bool(preset.encoded))
-    text = replace(preset.text, vocabulary=len(words))
-    config = Config(preset.unet, first.config, text)
     torch.manual_seed(seed)
     learner = Learner(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if isinstance(begun, PaintingModel):
+        learner.unet.load_state_dict(begun.network.unet.state_dict())
+        learner.text_encoder.load_state_dict(begun.network.text_encoder.state_dict())
     order = Batches(examples, preset.batch, seed)
 
     def batches(number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,11 +273,11 @@ def train(
         "system": "stable_diffusion",
         "kind": "model",
         "data": examples.name,
-        "size": about["size"],
+        "size": size,
         "config": asdict(config),
         "vocabulary": words.facts(),
         "least_snr": preset.least_snr,
-        "autoencoder": {name: about[name] for name in ("l1", "steps", "seconds")},
+        **about,
         **how_made(fitted, preset.batch, seed),
     }
     if console.is_main_process():
@@ -271,6 +287,26 @@ def train(
         whole.text_encoder.load_state_dict(learner.text_encoder.state_dict())
         checkpoint.save_weights(Path(out) / "model.safetensors", _compact(whole.state_dict()), facts)
     return facts
+
+
+def check_trainable(model: PaintingModel, size: int) -> None:
+    """Refuse what can't be trained.
+
+    Args:
+        model: what would learn.
+        size: pixels of a side of what it would learn from.
+
+    Raises:
+        UserError: the size is no multiple of a latent's, or the model repaints.
+    """
+    config = model.network.config
+    factor = config.autoencoder.factor
+    if size < factor or size % factor:
+        nearest = max(round(size / factor), 1) * factor
+        raise UserError(f"size is {size}, and {model.name} paints multiples of {factor}", f"give {nearest}")
+    if config.unet.in_channels != config.autoencoder.latents:
+        what = f"{model.name} repaints: it reads {config.unet.in_channels} channels, where a mask is among them"
+        raise UserError(what, "train the model that paints; a LoRA of it fits this one too")
 
 
 class Learner(nn.Module):
@@ -344,22 +380,30 @@ def tokens_of(vocabulary: Vocabulary, captions: Sequence[str], positions: int) -
     return torch.tensor(lines)
 
 
-def with_overrides(preset: Preset, *, steps: int | None, batch_size: int | None, part: str) -> Preset:
+def with_overrides(
+    preset: Preset, *, steps: int | None, batch_size: int | None, part: str, learning_rate: float | None = None
+) -> Preset:
     """A preset with what the person changed of it.
 
     Args:
         part: `autoencoder` or `unet`: of which the change is.
 
     Raises:
-        UserError: a number is below 1.
+        UserError: a number is below 1, or the learning rate not above 0.
     """
     for name, value in {"steps": steps, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", "give a whole number from 1 on")
+    if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise UserError(f"learning_rate is {learning_rate}", "give a number above 0")
+
+    def changed(config: FitConfig) -> FitConfig:
+        return replace(config, steps=steps or config.steps, learning_rate=learning_rate or config.learning_rate)
+
     if part == "autoencoder":
-        config = replace(preset.autoencoder_fit, steps=steps or preset.autoencoder_fit.steps)
-        return replace(preset, autoencoder_fit=config, autoencoder_batch=batch_size or preset.autoencoder_batch)
-    return replace(preset, fit=replace(preset.fit, steps=steps or preset.fit.steps), batch=batch_size or preset.batch)
+        batch = batch_size or preset.autoencoder_batch
+        return replace(preset, autoencoder_fit=changed(preset.autoencoder_fit), autoencoder_batch=batch)
+    return replace(preset, fit=changed(preset.fit), batch=batch_size or preset.batch)
 
 
 class _Autoencoding(nn.Module):
@@ -381,7 +425,7 @@ class Latents:
     Args:
         autoencoder: encodes.
         examples: the set.
-        ahead: whether all are computed before the first is asked for.
+        ahead: whether all are computed before the first is asked for; several processes share the work.
     """
 
     def __init__(self, autoencoder: Autoencoder, examples: CaptionedSet, ahead: bool):
@@ -389,13 +433,16 @@ class Latents:
         self._ahead: tuple[Tensor, Tensor] | None = None
         if not ahead:
             return
+        state = PartialState(cpu=_device(autoencoder).type == "cpu")
+        share = -(-len(examples) // state.num_processes)
+        own = range(state.process_index * share, min((state.process_index + 1) * share, len(examples)))
         found = []
-        with console.progress("encoding", len(examples), "pictures") as advance:
-            for first in range(0, len(examples), 64):
-                numbers = range(first, min(first + 64, len(examples)))
+        with console.progress("encoding", len(own), "pictures") as advance:
+            for first in range(own.start, own.stop, 64):
+                numbers = range(first, min(first + 64, own.stop))
                 found.append([each.half() for each in self._encoded(numbers)])
                 advance(len(numbers))
-        means, deviations = zip(*found, strict=True)
+        means, deviations = zip(*gather_object(found), strict=True)
         self._ahead = torch.cat(means), torch.cat(deviations)
 
     def __call__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -248,6 +248,11 @@ def test_a_model_is_trained_and_measured_from_the_command_line(diffusion, tmp_pa
     assert json.loads(done.stdout)["steps"] == 2, done.stderr
     done = diffusion("train", "--vae", tmp_path / "vae", "--out", tmp_path / "model", "--steps", 2, *run)
     assert "vocabulary" not in json.loads(done.stdout), done.stderr
+    start = ("--start", tmp_path / "model" / "model.safetensors")
+    done = diffusion("train", *start, "--out", tmp_path / "further", "--steps", 1, *run)
+    assert json.loads(done.stdout)["start"] == "model", done.stderr
+    assert "given together" in two_lines(diffusion("train", *start, "--vae", tmp_path / "vae"))[0]
+    assert "neither" in two_lines(diffusion("train"))[0]
     monkeypatch.setattr(recogniser, "FIT", replace(recogniser.FIT, steps=2))
     assert diffusion("recogniser", "--out", tmp_path / "judge").returncode == 0
     measured = (

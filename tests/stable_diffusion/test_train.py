@@ -88,6 +88,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(part, folder, autoen
     assert all(torch.equal(stopped[name], through[name]) for name in through)
 
 
+def test_a_model_goes_on_learning_from_where_it_is(folder, whole, tmp_path):
+    """It keeps its autoencoder and vocabulary; without a step to speak of, its weights; and with steps it learns."""
+    begun = models.load(str(whole), "fp32")
+    still = replace(TINY, fit=replace(TINY.fit, steps=1, learning_rate=1e-12, weight_decay=0.0))
+    facts = train.train(folder, begun, tmp_path / "still", still, device_name="cpu")
+    same = models.load(str(tmp_path / "still" / "model.safetensors"), "fp32")
+    assert facts["start"] == begun.name and same.vocabulary.facts() == begun.vocabulary.facts()
+    weights = begun.network.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in same.network.state_dict().items())
+    train.train(folder, begun, tmp_path / "more", TINY, device_name="cpu")
+    more = models.load(str(tmp_path / "more" / "model.safetensors"), "fp32").network.state_dict()
+    changed = {name.split(".")[0] for name in weights if not torch.equal(more[name], weights[name])}
+    assert changed == {"model", "cond_stage_model"}
+
+
 def test_the_loss_of_a_network_that_knows_the_noise_is_nothing():
     """And of one that says nothing is the noise's variance, weighted as min-SNR has it."""
     kept = signal()
@@ -118,6 +133,8 @@ def test_the_loss_of_a_network_that_knows_the_noise_is_nothing():
 def test_what_does_not_fit_is_refused(folder, autoencoder, whole, tmp_path):
     with pytest.raises(UserError, match="steps is 0"):
         train.with_overrides(TINY, steps=0, batch_size=None, part="unet")
+    with pytest.raises(UserError, match="learning_rate is nan"):
+        train.with_overrides(TINY, steps=1, batch_size=None, part="unet", learning_rate=float("nan"))
     with pytest.raises(UserError, match="no whole model"):
         models.load(str(autoencoder))
     with pytest.raises(UserError, match="fewer than a batch of 19"):
