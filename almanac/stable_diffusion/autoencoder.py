@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.nn.group_norm import GroupNorm
+from almanac.nn.winograd import Conv3x3
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,9 @@ class Block(nn.Module):
     def __init__(self, width: int, outside: int, groups: int):
         super().__init__()
         self.norm1 = GroupNorm(groups, width, eps=1e-6)
-        self.conv1 = nn.Conv2d(width, outside, 3, padding=1)
+        self.conv1 = Conv3x3(width, outside)
         self.norm2 = GroupNorm(groups, outside, eps=1e-6)
-        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.conv2 = Conv3x3(outside, outside)
         if width != outside:
             self.nin_shortcut = nn.Conv2d(width, outside, 1)
 
@@ -245,7 +246,7 @@ class Grow(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Conv3x3(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Double."""

@@ -105,7 +105,7 @@ def autoencoder(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} holds no autoencoder", "train one with `almanac stable-diffusion train-vae`") from None
     _fill(made, {name.removeprefix("first_stage_model."): tensor for name, tensor in tensors.items()}, path)
-    return made.eval(), facts
+    return made.eval().requires_grad_(False), facts
 
 
 def _own(path: Path) -> tuple[LatentDiffusion, Vocabulary, int]:
@@ -118,7 +118,7 @@ def _own(path: Path) -> tuple[LatentDiffusion, Vocabulary, int]:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} holds no whole model", "train one with `almanac stable-diffusion train`") from None
     _fill(network, tensors, path)
-    return network.eval(), tokenizer.from_facts(facts.get("vocabulary")), size
+    return network.eval().requires_grad_(False), tokenizer.from_facts(facts.get("vocabulary")), size
 
 
 def _config(kind: type[Any], facts: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.nn.group_norm import GroupNorm
+from almanac.nn.winograd import Conv3x3
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, width: int, outside: int, time: int, groups: int):
         super().__init__()
-        self.in_layers = nn.Sequential(GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, outside, 3, padding=1))
+        self.in_layers = nn.Sequential(GroupNorm(groups, width), nn.SiLU(), Conv3x3(width, outside))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, outside))
         self.out_layers = nn.Sequential(
-            GroupNorm(groups, outside), nn.SiLU(), nn.Identity(), nn.Conv2d(outside, outside, 3, padding=1)
+            GroupNorm(groups, outside), nn.SiLU(), nn.Identity(), Conv3x3(outside, outside)
         )  # official files have dropout where the identity is
         self.skip_connection = nn.Conv2d(width, outside, 1) if width != outside else nn.Identity()
 
@@ -299,7 +300,7 @@ class Upsample(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Conv3x3(width, width)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Double, or as near as the size is."""
