@@ -51,6 +51,7 @@ def generate(
     latents_in: Path | None = None,
     latents_out: Path | None = None,
     tiled: bool = False,
+    compile: bool = False,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     device: str = "auto",
     out: Path = Path("out/stable_diffusion"),
@@ -86,6 +87,7 @@ def generate(
         latents_in: a .npy file of noise to begin with, [count, 4, height / 8, width / 8].
         latents_out: a .npy file for the last latents.
         tiled: decode in tiles: large pictures in little memory.
+        compile: compile the U-Net first (a minute or more), for many pictures on a GPU.
         precision: of weights: fp32, bf16 or fp16; auto: bf16 where it is fast.
         device: auto, cpu or cuda.
         out: a folder for the pictures.
@@ -111,6 +113,7 @@ def generate(
         count,
         seed,
         tiled,
+        compile,
         precision,
         device,
         resume,

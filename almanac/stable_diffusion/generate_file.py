@@ -47,6 +47,7 @@ def generate(
     count: int,
     seed: int | None,
     tiled: bool,
+    compiled: bool,
     precision: str,
     device: str,
     resume: bool,
@@ -61,6 +62,7 @@ def generate(
         count: pictures.
         seed: of the first; None: drawn by chance.
         tiled: whether pictures are decoded in tiles.
+        compiled: whether the U-Net is compiled first.
         precision: of weights.
         device: where.
         resume: whether to go on with what was interrupted.
@@ -77,7 +79,7 @@ def generate(
     if seed is not None and not 0 <= seed < 2**63:
         raise UserError(f"the seed is {seed}", "give a number from 0 to 2⁶³ − 1")
     loaded = models.load(model, precision, device)
-    painter = models.painter(loaded, files.loras, files.embeddings, tiled)
+    painter = models.painter(loaded, files.loras, files.embeddings, tiled, compiled)
     settings, given = _given(settings, files, painter, loaded.size)
     saved = checkpoint.load_state(files.out / _JOB) if resume else None
     first = secrets.randbelow(2**32) if seed is None else seed

@@ -141,6 +141,7 @@ def painter(
     loras: tuple[str, ...] = (),
     embeddings: tuple[Path, ...] = (),
     tiled: bool = False,
+    compiled: bool = False,
 ) -> Painter:
     """A model with what people add to it.
 
@@ -149,10 +150,13 @@ def painter(
         loras: files, each with how much of it behind a colon if not 1: `style.safetensors:0.6`.
         embeddings: files that teach words.
         tiled: whether pictures are decoded in tiles.
+        compiled: whether the U-Net is compiled (`torch.compile`) when it is first used.
 
     Raises:
         UserError: a file is missing, damaged, or for another model.
     """
+    if compiled:
+        model.network.unet.compile()
     adapted = lora.Adapted(model.network)
     for name in loras:
         file, _, strength = name.rpartition(":")
