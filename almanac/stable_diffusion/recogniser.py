@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from almanac.nn.group_norm import GroupNorm
+from almanac.nn.winograd import Conv3x3
 from almanac.runtime import checkpoint, console, hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
@@ -21,6 +23,8 @@ from almanac.stable_diffusion.scenes import BACKGROUNDS, CENTRES, COLOURS, PLACE
 FIT = FitConfig(3_000, learning_rate=2e-3, weight_decay=0.02, save_every=500)
 """How it is trained: a quarter of an hour on one core."""
 _BATCH = 24
+_SEEN = 4
+"""Places of a scene that are learnt from in a step; up to three have a digit."""
 _WINDOW = 28
 """Pixels of a place's side that are looked at."""
 NOBODY = 10
@@ -29,12 +33,12 @@ NOBODY = 10
 
 @dataclass(frozen=True)
 class Read:
-    """How likely what is at each place, logarithms: [scenes, 9 places, …]."""
+    """How likely what is at each place, logarithms."""
 
-    digits: Float[Tensor, "scenes 9 11"]
+    digits: Float[Tensor, "scenes places 11"]
     """The last one: that there is none."""
-    colours: Float[Tensor, "scenes 9 6"]
-    sizes: Float[Tensor, "scenes 9 3"]
+    colours: Float[Tensor, "scenes places 6"]
+    sizes: Float[Tensor, "scenes places 3"]
     backgrounds: Float[Tensor, "scenes 3"]
     features: Float[Tensor, "scenes 128"]
     """Before they are told apart."""
@@ -52,9 +56,19 @@ class Recogniser(nn.Module):
         self.digit, self.colour = nn.Linear(128, 11), nn.Linear(128, len(COLOURS))
         self.size, self.background = nn.Linear(128, len(SIZES)), nn.Linear(128, len(BACKGROUNDS))
 
-    def forward(self, pictures: Float[Tensor, "scenes 3 64 64"]) -> Read:
-        """What pictures in [−1, 1] show."""
-        features = self.levels(_windows(pictures).flatten(0, 1)).unflatten(0, (-1, 9))
+    def forward(
+        self, pictures: Float[Tensor, "scenes 3 64 64"], places: Int[Tensor, "scenes some"] | None = None
+    ) -> Read:
+        """What pictures in [−1, 1] show.
+
+        Args:
+            pictures: of scenes.
+            places: those of each picture that are looked at; None: all nine.
+        """
+        windows = _windows(pictures)
+        if places is not None:
+            windows = windows[torch.arange(len(windows))[:, None], places]
+        features = self.levels(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
         logits = [head(features).float() for head in (self.digit, self.colour, self.size)]
         digits, colours, sizes = (each.log_softmax(-1) for each in logits)
         ground = self.background(features.mean(1)).float().log_softmax(-1)
@@ -70,7 +84,7 @@ def _windows(pictures: Float[Tensor, "scenes 3 64 64"]) -> Float[Tensor, "scenes
 
 
 def _level(channels: int, width: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU()]
+    return [Conv3x3(channels, width), GroupNorm(8, width), nn.GELU()]
 
 
 def read(recogniser: Recogniser, pictures: Float[Tensor, "scenes 3 64 64"]) -> Read:
@@ -147,10 +161,14 @@ def train(out: Path, seed: int = 0, resume: bool = False) -> dict[str, Any]:
 
     def loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         pictures, digits, colours, sizes, grounds = batch
+        # All places with a digit, and empty ones by chance: where most are empty, there is less to learn.
+        chance = torch.rand(digits.shape, generator=generator) + (digits != NOBODY)
+        places = chance.topk(_SEEN).indices
+        digits, colours, sizes = (each.gather(1, places) for each in (digits, colours, sizes))
         blurred = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
         soft, loud = (torch.rand((len(pictures), 1, 1, 1), generator=generator) for _ in range(2))
         pictures = pictures + 0.7 * soft * (blurred - pictures)
-        found = model(pictures + 0.15 * loud * torch.randn(pictures.shape, generator=generator))
+        found = model(pictures + 0.15 * loud * torch.randn(pictures.shape, generator=generator), places)
         there = digits != NOBODY
         return (
             F.nll_loss(found.digits.flatten(0, 1), digits.flatten())
