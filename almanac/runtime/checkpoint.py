@@ -88,7 +88,9 @@ def load_state(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of pickles that torch did not write
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint at {path}", "check the path, or start without --resume") from None
+        raise UserError(
+            f"there is no checkpoint at {path}", "check the path; a run that never saved is begun without --resume"
+        ) from None
     except pickle.UnpicklingError as error:
         if "allowed" not in str(error) and "blocked" not in str(error):  # neither list of torch's was asked: damage
             raise _unreadable(path, "checkpoint", "not a file of tensors") from None

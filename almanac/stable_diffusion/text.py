@@ -2,6 +2,7 @@
 a model (textual inversion, Gal et al. 2022) in their places. As AUTOMATIC1111's web UI does it, which for a plain short prompt is as
 diffusers and the published code do it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,14 +46,17 @@ class Reader:
     Args:
         encoder: the text encoder.
         vocabulary: its tokens.
-        taught: words that stand for vectors, [count, width].
+        taught: words that stand for vectors, [count, width]; whole words, in capitals or not.
     """
 
     def __init__(self, encoder: TextEncoder, vocabulary: Vocabulary, taught: Mapping[str, Tensor] | None = None):
         if len(vocabulary) > encoder.config.vocabulary:
             what = f"the vocabulary has {len(vocabulary)} tokens, and the model {encoder.config.vocabulary}"
             raise UserError(what, "give the model's own vocabulary")
-        self.encoder, self.vocabulary, self.taught = encoder, vocabulary, dict(taught or {})
+        self.encoder, self.vocabulary = encoder, vocabulary
+        self.taught = {word.lower(): vectors for word, vectors in (taught or {}).items()}
+        longest_first = sorted(self.taught, key=len, reverse=True)
+        self.spelt = re.compile("|".join(map(_whole, longest_first)), re.IGNORECASE)
         self.room = encoder.config.positions - 2
         self.read = lru_cache(maxsize=64)(self._read)
 
@@ -155,12 +159,18 @@ class Reader:
 
     def _pieces(self, text: str) -> list[int | Tensor]:
         """Tokens of a text, and vectors of taught words in it."""
-        places = [(text.find(word), -len(word), word) for word in self.taught if word in text]
-        if not places:
-            return list(self.vocabulary.encode(text))
-        at, _, word = min(places)
-        vectors = self.taught[word][: self.room]
-        return [*self.vocabulary.encode(text[:at]), vectors, *self._pieces(text[at + len(word) :])]
+        pieces: list[int | Tensor] = []
+        end = 0
+        for found in self.spelt.finditer(text) if self.taught else ():
+            pieces += [*self.vocabulary.encode(text[end : found.start()]), self.taught[found[0].lower()][: self.room]]
+            end = found.end()
+        return [*pieces, *self.vocabulary.encode(text[end:])]
+
+
+def _whole(word: str) -> str:
+    """A pattern of a word that is not a part of another one."""
+    before, after = (r"(?<!\w)" if word[:1].isalnum() else "", r"(?!\w)" if word[-1:].isalnum() else "")
+    return f"{before}{re.escape(word)}{after}"
 
 
 def check(prompt: str) -> None:
