@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from almanac.nn.compiled import compiled
 
-_FEWEST = 32
+_FEWEST = 64
 """Channels on both sides from which it pays."""
 _TOGETHER = 1024
 """Squares that are multiplied at once, about: as many as a cache holds."""

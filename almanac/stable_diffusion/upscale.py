@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from almanac.nn.winograd import Conv3x3
 from almanac.runtime import checkpoint, model_folder
 from almanac.runtime.errors import UserError
 from almanac.stable_diffusion.generate import Given, Job, Painter, Settings
@@ -67,13 +68,13 @@ class Upscaler(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.conv_first = _conv(3 * config.folded**2, channels)
+        self.conv_first = nn.Conv2d(3 * config.folded**2, channels, 3, padding=1)
         self.body = nn.Sequential(*(Block(channels, config.growth) for _ in range(config.blocks)))
-        self.conv_body = _conv(channels, channels)
+        self.conv_body = Conv3x3(channels, channels)
         for number in range(config.doublings):
-            self.add_module(f"conv_up{number + 1}", _conv(channels, channels))
-        self.conv_hr = _conv(channels, channels)
-        self.conv_last = _conv(channels, 3)
+            self.add_module(f"conv_up{number + 1}", Conv3x3(channels, channels))
+        self.conv_hr = Conv3x3(channels, channels)
+        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 tall wide"]:
         """Enlarge whole pictures.
@@ -82,7 +83,7 @@ class Upscaler(nn.Module):
             images: in [0, 1].
         """
         height, width = (side * self.config.scale for side in images.shape[2:])
-        x = self.conv_first(self._fold(images))
+        x = self.conv_first(self._fold(images).contiguous(memory_format=torch.channels_last))
         x = x + self.conv_body(self.body(x))
         for number in range(self.config.doublings):
             x = _leaky(self.get_submodule(f"conv_up{number + 1}")(F.interpolate(x, scale_factor=2)))
@@ -162,8 +163,8 @@ class Dense(nn.Module):
 
     def __init__(self, channels: int, growth: int):
         super().__init__()
-        self.conv1, self.conv2, self.conv3, self.conv4 = (_conv(channels + n * growth, growth) for n in range(4))
-        self.conv5 = _conv(channels + 4 * growth, channels)
+        self.conv1, self.conv2, self.conv3, self.conv4 = (Conv3x3(channels + n * growth, growth) for n in range(4))
+        self.conv5 = Conv3x3(channels + 4 * growth, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine features."""
@@ -357,10 +358,6 @@ def _size(tensor: Tensor) -> str:
 
 def _array(picture: Tensor) -> np.ndarray:
     return picture.detach().float().cpu().contiguous().numpy()
-
-
-def _conv(inside: int, outside: int) -> nn.Conv2d:
-    return nn.Conv2d(inside, outside, 3, padding=1)
 
 
 def _leaky(x: Tensor) -> Tensor:

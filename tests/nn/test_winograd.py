@@ -21,10 +21,10 @@ def twins(width: int, outside: int) -> tuple[Conv3x3, nn.Conv2d]:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 7, 5), (3, 1, 1), (1, 2, 33), (2, 40, 70)])
 @pytest.mark.parametrize("last", [True, False])
 def test_outputs_and_gradients_are_those_of_the_definition(shape, last):
-    ours, theirs = twins(36, 32)
-    x = torch.randn(shape[0], 36, *shape[1:], generator=torch.Generator().manual_seed(1))
+    ours, theirs = twins(68, 64)
+    x = torch.randn(shape[0], 68, *shape[1:], generator=torch.Generator().manual_seed(1))
     x = x.contiguous(memory_format=torch.channels_last) if last else x
-    wanted = torch.randn(shape[0], 32, *shape[1:], generator=torch.Generator().manual_seed(2))
+    wanted = torch.randn(shape[0], 64, *shape[1:], generator=torch.Generator().manual_seed(2))
     made = []
     for module, given in ((ours, x.clone().requires_grad_()), (theirs, x.double().requires_grad_())):
         found = module(given)
@@ -37,8 +37,8 @@ def test_outputs_and_gradients_are_those_of_the_definition(shape, last):
 
 
 def test_strips_and_threads_change_nothing(monkeypatch):
-    ours, _ = twins(32, 48)
-    x = torch.randn(2, 32, 30, 34)
+    ours, _ = twins(64, 80)
+    x = torch.randn(2, 64, 30, 34)
     with torch.no_grad():
         whole = ours(x)
         for name, value in (("_TOGETHER", 40), ("_PARALLEL", 0)):
@@ -53,8 +53,8 @@ def test_strips_and_threads_change_nothing(monkeypatch):
 
 def test_changed_weights_are_seen():
     """By an optimiser, a file, a copy, and in a copy of the module."""
-    ours, theirs = twins(32, 32)
-    x = torch.randn(1, 32, 6, 6)
+    ours, theirs = twins(64, 64)
+    x = torch.randn(1, 64, 6, 6)
 
     def agree(module: Conv3x3 = ours) -> bool:
         theirs.load_state_dict(module.state_dict())
@@ -71,20 +71,20 @@ def test_changed_weights_are_seen():
     with torch.no_grad():
         ours.weight.mul_(2)
     assert agree()
-    ours.load_state_dict(Conv3x3(32, 32).state_dict())
+    ours.load_state_dict(Conv3x3(64, 64).state_dict())
     assert agree()
     other = copy.deepcopy(ours)
     assert other._known is None
     with torch.no_grad():
         other.weight.add_(1)
     assert agree(other) and agree(ours)
-    ours.weight.data = torch.randn(32, 32, 3, 3)
+    ours.weight.data = torch.randn(64, 64, 3, 3)
     assert agree()
 
 
 def test_other_precisions_are_pytorchs():
-    ours, theirs = twins(32, 32)
-    x = torch.randn(1, 32, 6, 6)
+    ours, theirs = twins(64, 64)
+    x = torch.randn(1, 64, 6, 6)
     assert torch.equal(ours.double()(x.double()), theirs(x.double()))
     theirs.float()
     with torch.autocast("cpu", torch.bfloat16):
