@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,14 +16,30 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
+SERVE = "from almanac.studio.app import serve; serve(port=0)"
+
+
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory) -> Iterator[str]:
     """The address of a running Studio."""
-    folder = tmp_path_factory.mktemp("studio")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")}
+    with serving(tmp_path_factory.mktemp("studio")) as address:
+        yield address
+
+
+@contextmanager
+def serving(folder: Path, program: str = SERVE, **variables: str) -> Iterator[str]:
+    """A Studio in a process of its own, and its address.
+
+    Args:
+        folder: for its log and what Gradio keeps.
+        program: what runs it.
+        variables: of its environment, beside ours.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **variables}
     with (folder / "log").open("w+") as log:
-        command = [sys.executable, "-c", "from almanac.studio.app import serve; serve(port=0)"]
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             yield _address(server, folder / "log")
         finally:

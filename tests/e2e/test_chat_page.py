@@ -1,9 +1,6 @@
 """The chat page in the browser, as a person uses it: talk, stop, edit, ask again, turn between versions, vote, come back."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +9,7 @@ import pytest
 
 from almanac.chat.feedback import FeedbackStore
 from tests.chat import made
-from tests.e2e import conftest
+from tests.e2e.conftest import serving
 
 ENOUGH = 30_000
 """ms for what takes a second on a machine that has nothing else to do."""
@@ -26,21 +23,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def studio(folder) -> Iterator[str]:
     """A Studio with a model that nobody trained."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GRADIO_TEMP_DIR": str(folder / "gradio"),
-        "ALMANAC_CHAT_MODEL": str(made.folder(folder / "tiny", replace(made.SMALL, context=4096), ends=False)),
-        "ALMANAC_FEEDBACK": str(folder / "votes.sqlite"),
-    }
-    serve = "from almanac.studio.app import serve; serve(port=0)"
-    with (folder / "log").open("w+") as log:
-        server = subprocess.Popen([sys.executable, "-c", serve], env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield conftest._address(server, folder / "log")
-        finally:
-            server.kill()
-            server.wait()
+    tiny = made.folder(folder / "tiny", replace(made.SMALL, context=4096), ends=False)
+    with serving(folder, ALMANAC_CHAT_MODEL=str(tiny), ALMANAC_FEEDBACK=str(folder / "votes.sqlite")) as address:
+        yield address
 
 
 @pytest.fixture

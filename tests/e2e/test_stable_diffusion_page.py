@@ -1,10 +1,7 @@
 """Stable Diffusion in the browser, as a person uses it, by a model that nobody trained: what it paints means nothing, but it is painted,
 watched, stopped, varied, repainted and painted again."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +16,14 @@ from almanac.runtime.services import Services
 from almanac.stable_diffusion import metadata, models
 from almanac.stable_diffusion import page as studio_page
 from almanac.stable_diffusion.generate import Settings
-from tests.e2e import conftest
+from tests.e2e.conftest import serving
 from tests.stable_diffusion import made
 
 ENOUGH = 120_000
 """ms for what takes a second on a machine that has nothing else to do."""
-SERVE = """
+ALONE = """
 from almanac import systems
-ROW = systems.System("stable_diffusion", "Stable Diffusion", "text to image", "arXiv 2112.10752", ("generate",))
-systems.SYSTEMS = (systems.find("stable-diffusion") or ROW,)  # the only one: it is there at once
+systems.SYSTEMS = (systems.find("stable-diffusion"),)  # the only one: it is there at once
 from almanac.studio.app import serve
 serve(port=0)
 """
@@ -43,19 +39,8 @@ def model(tmp_path_factory) -> Path:
 def studio(model, tmp_path_factory) -> Iterator[str]:
     """A Studio with that model."""
     folder = tmp_path_factory.mktemp("studio")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GRADIO_TEMP_DIR": str(folder / "gradio"),
-        "ALMANAC_STABLE_DIFFUSION_MODEL": str(model),
-    }
-    with (folder / "log").open("w+") as log:
-        server = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield conftest._address(server, folder / "log")
-        finally:
-            server.kill()
-            server.wait()
+    with serving(folder, ALONE, ALMANAC_STABLE_DIFFUSION_MODEL=str(model)) as address:
+        yield address
 
 
 @pytest.fixture
