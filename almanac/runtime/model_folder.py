@@ -2,6 +2,7 @@
 each system's `published.py` to know."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,35 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         more = f" and {len(missing) - 3} more shards" if len(missing) > 3 else ""
         raise UserError(f"{folder} lacks {', '.join(missing[:3])}{more}", "a shard was not downloaded; get it anew")
     return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}
+
+
+def check_weights(source: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], hint: str) -> None:
+    """Refuse weights that are not those of a network.
+
+    Args:
+        source: where they are from.
+        wanted: tensors of the network's shapes.
+        tensors: the weights.
+        hint: what to do.
+
+    Raises:
+        UserError: some are missing, unknown, of another shape, or not finite; the first ones are named.
+    """
+    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
+    wrong += [f"{name} is unknown" for name in tensors if name not in wanted]
+    wrong += [
+        f"{name} is {size_of(tensor)}, not {size_of(wanted[name])}"
+        for name, tensor in tensors.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
+    wrong = wrong or [
+        f"{name} holds numbers that are not finite" for name, each in tensors.items() if not each.isfinite().all()
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{source}: {', '.join(wrong[:3])}{more}", hint)
+
+
+def size_of(tensor: Tensor) -> str:
+    """A tensor's shape, as a person reads it."""
+    return "×".join(map(str, tensor.shape)) or "one number"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from almanac.runtime import checkpoint
 from almanac.runtime.errors import UserError
-from almanac.runtime.model_folder import read_tensors
+from almanac.runtime.model_folder import check_weights, read_tensors, size_of
 from almanac.stable_diffusion.autoencoder import AutoencoderConfig
 from almanac.stable_diffusion.diffusers_folder import (
     AUTOENCODER,
@@ -100,7 +100,7 @@ def read(path: Path) -> Published:
         missing=tuple(name for name in wanted if name not in tensors),
         unexpected=tuple(name for name in tensors if name not in wanted and not _BESIDE.fullmatch(name)),
         mismatched=tuple(
-            f"{name} is {_size(tensor)}, not {_size(wanted[name])}"
+            f"{name} is {size_of(tensor)}, not {size_of(wanted[name])}"
             for name, tensor in known.items()
             if tensor.shape != wanted[name].shape
         ),
@@ -118,13 +118,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> LatentDiffusion:
         UserError: as `read`; or weights are missing, of other shapes, or not finite.
     """
     found = read(path)
-    for kind, names in (("is missing", found.missing), ("does not fit", found.mismatched)):
-        if names:
-            more = f", and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{path}: {', '.join(names[:3])}{more} {kind}", "give a whole Stable Diffusion 1 model")
-    for name, tensor in found.tensors.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds numbers that are not finite", "the file is damaged; get it again")
+    check_weights(path, weights_of(found.config, path), found.tensors, "give a whole Stable Diffusion 1 model")
     with torch.device("meta"):
         model = LatentDiffusion(found.config)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in found.tensors.items()}, assign=True)
@@ -263,7 +257,3 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{path} holds no tensors", "give an official single file")
     return tensors
-
-
-def _size(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape))

@@ -160,18 +160,8 @@ def load(folder: Path) -> Checker:
     }
     with torch.device("meta"):
         checker = Checker(_config(facts, tensors, folder))
-    wanted = checker.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
-    wrong += [f"{name} is unknown" for name in tensors if name not in wanted]
-    wrong += [
-        f"{name} is {_size(tensor)}, not {_size(wanted[name])}"
-        for name, tensor in tensors.items()
-        if name in wanted and tensor.shape != wanted[name].shape
-    ]
-    wrong = wrong or [f"{name} is not finite" for name, each in tensors.items() if not each.isfinite().all()]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{folder}: {', '.join(wrong[:3])}{more}", "give the `safety_checker` folder of a v1 model")
+    hint = "give the `safety_checker` folder of a v1 model"
+    model_folder.check_weights(folder, checker.state_dict(), tensors, hint)
     checker.load_state_dict(tensors, assign=True)
     return checker.eval().requires_grad_(False)
 
@@ -270,10 +260,6 @@ def _whole(said: dict[str, Any], key: str, usual: int, folder: Path) -> int:
     if not isinstance(number, int) or not 1 <= number <= 10_000:
         raise UserError(f"{folder}/config.json has {key} {number}", "it is damaged; get it anew")
     return number
-
-
-def _size(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "one number"
 
 
 def _middle(picture: Image.Image, size: int) -> Image.Image:

@@ -193,18 +193,8 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> Upscaler:
     tensors = {ours: state[name] for ours, name in theirs.items()}
     with torch.device("meta"):
         network = Upscaler(_config(tensors, state, path))
-    wanted = network.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
-    wrong += [f"{name} is unknown" for ours, name in theirs.items() if ours not in wanted]
-    wrong += [
-        f"{theirs[name]} is {_size(tensors[name])}, not {_size(tensor)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    wrong = wrong or [f"{theirs[name]} is not finite" for name, each in tensors.items() if not each.isfinite().all()]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{path}: {', '.join(wrong[:3])}{more}", _HINT)
+    wanted = {theirs.get(name, name): tensor for name, tensor in network.state_dict().items()}
+    model_folder.check_weights(path, wanted, {theirs[name]: tensor for name, tensor in tensors.items()}, _HINT)
     network.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
     return network.eval().requires_grad_(False)
 
@@ -350,10 +340,6 @@ def _config(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Pa
         raise UserError(what, _HINT)
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"body\.(\d+)\.", name))}
     return UpscalerConfig(channels, len(dense), len(blocks), doublings, folded)
-
-
-def _size(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "one number"
 
 
 def _array(picture: Tensor) -> np.ndarray:
