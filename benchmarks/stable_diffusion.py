@@ -1,6 +1,6 @@
 """Stable Diffusion beside diffusers: the full-size networks with the same random weights on this machine's CPU, a U-Net call and a decoding
 at 512×512. All engines are measured in turn in one process, so that a machine's drift meets them alike; figures are medians of wall
-time. How much memory a whole picture takes is measured in processes of their own, from the loading of a checkpoint on."""
+time. Where a processor has no instructions for bfloat16, float32 alone is measured: PyTorch would take minutes for the other. How much memory a whole picture takes is measured in processes of their own, from the loading of a checkpoint on."""
 
 import copy
 import multiprocessing
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from almanac.runtime import console, results
+from almanac.runtime import console, device, results
 from almanac.stable_diffusion import models, published
 from almanac.stable_diffusion.generate import Settings
 from almanac.stable_diffusion.model import LatentDiffusion
@@ -55,10 +55,12 @@ def run(
             made = LatentDiffusion()
         model = _drawn(made.to_empty(device="cpu"))
         published.save_folder(model, Path(folder), torch.float32)
-        total = (rounds + 1) * 8 + (2 if memory else 0)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        halves = device.has_fast_bfloat16(torch.device("cpu"))
+        total = (rounds + 1) * (8 if halves else 4) + (2 if memory else 0)
         with console.progress("measuring", total, "runs") as advance, torch.inference_mode():
-            rows += _unet(model, Path(folder), size, rounds, advance)
-            rows += _decoder(model, Path(folder), size, rounds, advance)
+            rows += _unet(model, Path(folder), size, halves, rounds, advance)
+            rows += _decoder(model, Path(folder), size, halves, rounds, advance)
             del model, made
             if memory:
                 rows += _pictures(Path(folder), size, seed, advance)
@@ -67,7 +69,9 @@ def run(
     console.result({"rows": rows}, json)
 
 
-def _unet(model: LatentDiffusion, folder: Path, size: int, rounds: int, advance: Callable[..., None]) -> list[dict]:
+def _unet(
+    model: LatentDiffusion, folder: Path, size: int, halves: bool, rounds: int, advance: Callable[..., None]
+) -> list[dict]:
     """A call of the U-Net on one picture's latents."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -82,28 +86,30 @@ def _unet(model: LatentDiffusion, folder: Path, size: int, rounds: int, advance:
         return lambda: network(latents.to(network.dtype), when, words.to(network.dtype)).sample
 
     peer = UNet2DConditionModel.from_pretrained(folder / "unet").eval()
-    engines = {
-        ("diffusers", "fp32"): theirs(peer),
-        ("almanac", "fp32"): ours(model.unet),
-        ("diffusers", "bf16"): theirs(_copied(peer)),
-        ("almanac", "bf16"): ours(_copied(model.unet)),
-    }
+    engines = {("diffusers", "fp32"): theirs(peer), ("almanac", "fp32"): ours(model.unet)}
+    if halves:
+        engines |= {("diffusers", "bf16"): theirs(_copied(peer)), ("almanac", "bf16"): ours(_copied(model.unet))}
     return _rows(f"U-Net call, {size}×{size}", engines, rounds, advance)
 
 
-def _decoder(model: LatentDiffusion, folder: Path, size: int, rounds: int, advance: Callable[..., None]) -> list[dict]:
+def _decoder(
+    model: LatentDiffusion, folder: Path, size: int, halves: bool, rounds: int, advance: Callable[..., None]
+) -> list[dict]:
     """A picture of latents."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     latents = torch.randn(1, 4, size // 8, size // 8)
     peer: Any = AutoencoderKL.from_pretrained(folder / "vae").eval()
-    half, theirs_half = _copied(model.autoencoder), _copied(peer)
-    engines = {
+    engines: dict[tuple[str, str], Callable[[], Tensor]] = {
         ("diffusers", "fp32"): lambda: peer.decode(latents).sample,
         ("almanac", "fp32"): lambda: model.autoencoder.decode(latents),
-        ("diffusers", "bf16"): lambda: theirs_half.decode(latents.bfloat16()).sample,
-        ("almanac", "bf16"): lambda: half.decode(latents),
     }
+    if halves:
+        half, theirs_half = _copied(model.autoencoder), _copied(peer)
+        engines |= {
+            ("diffusers", "bf16"): lambda: theirs_half.decode(latents.bfloat16()).sample,
+            ("almanac", "bf16"): lambda: half.decode(latents),
+        }
     return _rows(f"decoding, {size}×{size}", engines, rounds, advance)
 
 

@@ -36,7 +36,7 @@ def generate(
     count: Count = 1,
     seed: int | None = None,
     steps: int = 20,
-    scale: float = 7.5,
+    scale: float | None = None,
     sampler: Sampler = "dpmpp_2m",
     schedule: Literal["auto", "karras", "linear"] = "auto",
     eta: float | None = None,
@@ -72,7 +72,7 @@ def generate(
         count: pictures.
         seed: of the first; the next have the next ones. None: drawn by chance.
         steps: of the sampler; more are slower and often better, up to about 30.
-        scale: how closely the prompt is followed; 1: as in training.
+        scale: how closely the prompt is followed; 1: as in training; default: what suits the model, 7.5 for published ones.
         sampler: how noise becomes a picture.
         schedule: of noise; auto: Karras' for the DPM++ samplers.
         eta: share of fresh noise at each step; default: as usual for the sampler.
@@ -98,16 +98,17 @@ def generate(
     from almanac.stable_diffusion import generate_file
     from almanac.stable_diffusion.generate import Settings
 
-    settings = Settings(prompt, negative_prompt, 0, 0, steps, scale, sampler, schedule, eta, strength)
+    settings = Settings(prompt, negative_prompt, 0, 0, steps, 0, sampler, schedule, eta, strength)
     if like is not None:
         from almanac.stable_diffusion import metadata
 
         settings, facts = metadata.read(like)
-        seed = facts.get("seed") if seed is None else seed
+        seed, scale = facts.get("seed") if seed is None else seed, settings.scale
     if size is not None:
         settings = replace(settings, **dict(zip(("width", "height"), _size(size), strict=True)))
     found = generate_file.generate(
         settings,
+        scale,
         generate_file.Files(out, init_image, mask, _margins(outpaint), latents_in, latents_out, lora, embedding),
         model,
         count,
@@ -407,7 +408,7 @@ def evaluate(
     data: Literal["scenes", "emoji"] = "scenes",
     captions: Path | None = None,
     n: int = 1000,
-    scale: tuple[float, ...] = (3.0,),
+    scale: tuple[float, ...] = (),
     steps: int = 20,
     sampler: Sampler = "dpmpp_2m",
     judge: Path | None = None,
@@ -428,7 +429,7 @@ def evaluate(
         data: what is asked for: scenes or emoji.
         captions: a file of captions of scenes, a line each, instead of those that are held out.
         n: captions.
-        scale: of guidance; several are compared.
+        scale: of guidance; several are compared; default: the model's.
         steps: of the sampler.
         sampler: how noise becomes a picture.
         judge: weights of a recogniser of one's own; default: the shipped one.
@@ -449,6 +450,7 @@ def evaluate(
         raise UserError(f"n is {n}", "give a whole number from 1 on")
     loaded = models.load(model, device=device)
     painter = models.painter(loaded)
+    scale = scale or (loaded.guidance,)
     settings = Settings(width=loaded.size, height=loaded.size, steps=steps, sampler=sampler, scale=scale[0])
     if data == "emoji":
         with console.progress("painting", n, "pictures") as advance:

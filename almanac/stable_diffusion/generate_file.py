@@ -42,6 +42,7 @@ class Files:
 
 def generate(
     settings: Settings,
+    scale: float | None,
     files: Files,
     model: str,
     count: int,
@@ -56,7 +57,8 @@ def generate(
     """Paint pictures into a folder.
 
     Args:
-        settings: how; a size of 0 is the given picture's, or the model's.
+        settings: how, but for the scale; a size of 0 is the given picture's, or the model's.
+        scale: how closely the prompt is followed; None: as suits the model.
         files: what is read and written.
         model: its name.
         count: pictures.
@@ -81,6 +83,7 @@ def generate(
     loaded = models.load(model, precision, device)
     painter = models.painter(loaded, files.loras, files.embeddings, tiled, compiled)
     settings, given = _given(settings, files, painter, loaded.size)
+    settings = replace(settings, scale=loaded.guidance if scale is None else scale)
     saved = checkpoint.load_state(files.out / _JOB) if resume else None
     first = secrets.randbelow(2**32) if seed is None else seed
     if saved is not None:

@@ -34,6 +34,8 @@ class PaintingModel:
     vocabulary: Vocabulary
     size: int
     """Pixels of a side that it was trained on."""
+    guidance: float = 7.5
+    """The scale of guidance that suits it."""
     checker: Checker | None = None
     """Sees whether its pictures should be shown, where one was published with it."""
 
@@ -73,13 +75,14 @@ def load(name: str, precision: str = "auto", device: str = "auto") -> PaintingMo
         precision = "bf16" if devices.has_fast_bfloat16(where) else "fp32"
     short = name.rstrip("/").rsplit("/", 1)[-1].removesuffix(path.suffix)
     if is_own(path):
-        network, vocabulary, size = _own(path)
-        return PaintingModel(short, network.to(where, kinds[precision]), vocabulary, size)
+        network, vocabulary, facts = _own(path)
+        guidance = float(facts.get("guidance", PaintingModel.guidance))
+        return PaintingModel(short, network.to(where, kinds[precision]), vocabulary, int(facts["size"]), guidance)
     network = published.load(path, kinds[precision]).to(where)
     words = path / "tokenizer" if (path / "tokenizer" / "merges.txt").is_file() else None
     judge = path / "safety_checker"
     checker = safety.load(judge) if (judge / "config.json").is_file() else None
-    return PaintingModel(short, network, tokenizer.published(words), 512, checker)
+    return PaintingModel(short, network, tokenizer.published(words), 512, checker=checker)
 
 
 def is_own(path: Path) -> bool:
@@ -108,17 +111,18 @@ def autoencoder(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
     return made.eval().requires_grad_(False), facts
 
 
-def _own(path: Path) -> tuple[LatentDiffusion, Vocabulary, int]:
-    """A model of our training, with its vocabulary and size."""
+def _own(path: Path) -> tuple[LatentDiffusion, Vocabulary, dict[str, Any]]:
+    """A model of our training, with its vocabulary and what its weights say of themselves."""
     tensors, facts = checkpoint.load_weights(path, SYSTEM)
     try:
         parts = {"unet": UnetConfig, "autoencoder": AutoencoderConfig, "text": TextConfig, "noise": NoiseConfig}
         config = Config(**{name: _config(kind, facts["config"][name]) for name, kind in parts.items()})
-        network, size = LatentDiffusion(config), int(facts["size"])
+        network = LatentDiffusion(config)
+        int(facts["size"]), float(facts.get("guidance", 1))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} holds no whole model", "train one with `almanac stable-diffusion train`") from None
     _fill(network, tensors, path)
-    return network.eval().requires_grad_(False), tokenizer.from_facts(facts.get("vocabulary")), size
+    return network.eval().requires_grad_(False), tokenizer.from_facts(facts.get("vocabulary")), facts
 
 
 def _config(kind: type[Any], facts: dict[str, Any]) -> Any:

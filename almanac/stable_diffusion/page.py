@@ -180,7 +180,7 @@ def _lay_out(services: Services, names: list[str]) -> None:
                         for label in ("Width", "Height")
                     )
                 steps = _slider("Steps", 1, STEPS, 20, 1)
-                scale = _slider("Scale", 1, SCALE, 7.5, 0.5, "How closely the prompt is followed")
+                scale = _slider("Scale", 1, SCALE, _guidance(names[0]), 0.5, "How closely the prompt is followed")
                 sampler = gr.Dropdown([(NAMES[name], name) for name in SAMPLERS], value="dpmpp_2m", label="Sampler")
                 schedule = gr.Radio(list(_SCHEDULES.items()), value="auto", label="Schedule of noise")
             with gr.Accordion("Settings of a picture", open=False):
@@ -271,7 +271,7 @@ def _lay_out(services: Services, names: list[str]) -> None:
     dropped = former.upload(read_settings, former, [*settings, beginning], **_QUIET)
     for ended in (dropped.success, dropped.failure):
         ended(lambda: None, None, former, **_QUIET)
-    model.change(tells_errors(_fitting), model, [width, height, examples], **_QUIET)
+    model.change(tells_errors(_fitting), model, [width, height, scale, examples], **_QUIET)
 
 
 def _slider(label: str, least: float, most: float, value: float, step: float, info: str | None = None) -> gr.Slider:
@@ -439,9 +439,9 @@ def _controls(settings: Settings, seed: Any, model: str | None, how: str) -> lis
     return [*first, *size, settings.steps, settings.scale, *noise, gr.skip() if how else _WORDS]
 
 
-def _fitting(name: str) -> tuple[int, int, dict]:
-    """What another model brings with it: the size that it paints best, and examples."""
-    return _side(name), _side(name), gr.update(visible=_paints_scenes(name))
+def _fitting(name: str) -> tuple[int, int, float, dict]:
+    """What another model brings with it: the size and the scale at which it paints best, and examples."""
+    return _side(name), _side(name), _guidance(name), gr.update(visible=_paints_scenes(name))
 
 
 def _start(kept: list[Batch], which: str) -> _Start:
@@ -515,6 +515,11 @@ def _short(name: str) -> str:
 def _side(name: str) -> int:
     """Pixels of a side that a model paints best."""
     return _about(name).get("size", 512)
+
+
+def _guidance(name: str) -> float:
+    """The scale that suits a model."""
+    return _about(name).get("guidance", PaintingModel.guidance)
 
 
 def _paints_scenes(name: str) -> bool:

@@ -41,7 +41,7 @@ def run(out: Path, model: str = MODEL, judge: Path | None = None) -> Section:
     """
     loaded, reader = models.load(model), recogniser.load(judge)
     painter = models.painter(loaded)
-    settings = Settings(width=loaded.size, height=loaded.size)
+    settings = Settings(width=loaded.size, height=loaded.size, scale=loaded.guidance)
     chosen = [scenes.draw(number, "test", _SEED) for number in range(_COUNT)]
     captions = [scenes.caption(scene, random.Random(number)) for number, scene in enumerate(chosen)]
     painted, way = _paint(painter, settings, captions)

@@ -52,6 +52,8 @@ class Preset:
     batch: int
     encoded: int
     """Pictures whose latents are computed before the U-Net is trained; of a larger or endless set, the first ones."""
+    guidance: float = 3.0
+    """Scale of guidance that suits the model."""
     least_snr: float = 5.0
     """Signal-to-noise ratio from which on a step's loss counts less, in proportion (min-SNR-γ, Hang et al. 2023); 0: all count alike."""
 
@@ -99,6 +101,7 @@ PRESETS = {
         ),
         32,
         0,
+        7.5,
         0.0,
     ),
 }
@@ -277,6 +280,7 @@ def train(
         "config": asdict(config),
         "vocabulary": words.facts(),
         "least_snr": preset.least_snr,
+        "guidance": preset.guidance if isinstance(begun, Path) else begun.guidance,
         **about,
         **how_made(fitted, preset.batch, seed),
     }
