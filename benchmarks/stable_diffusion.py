@@ -1,6 +1,7 @@
 """Stable Diffusion beside diffusers: the full-size networks with the same random weights on this machine's CPU, a U-Net call and a decoding
 at 512×512. All engines are measured in turn in one process, so that a machine's drift meets them alike; figures are medians of wall
-time. Where a processor has no instructions for bfloat16, float32 alone is measured: PyTorch would take minutes for the other. How much memory a whole picture takes is measured in processes of their own, from the loading of a checkpoint on."""
+time. Where a processor has no instructions for bfloat16, float32 alone is measured: the other would take PyTorch minutes. How much
+memory a whole picture takes is measured in processes of their own, from the loading of a checkpoint on."""
 
 import copy
 import multiprocessing

@@ -1,9 +1,12 @@
 """Figures, drawn with matplotlib in one look: quiet axes, the same fonts and colours everywhere."""
 
+import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from almanac.runtime.checkpoint import write_atomic
@@ -57,6 +60,31 @@ def picture_table(
                 shown if max(shown.size) == side else shown.resize((side, side), Image.Resampling.NEAREST), (left, top)
             )
     return sheet
+
+
+def captioned(frames: Sequence[Image.Image], titles: Sequence[str], path: Path, columns: int = 4) -> Path:
+    """Pictures with words below them.
+
+    Args:
+        frames: the pictures.
+        titles: of each.
+        path: a PNG to write.
+        columns: pictures side by side, at most.
+    """
+    columns = min(columns, len(frames))
+    lines = -(-len(frames) // columns)
+    figure = Figure(figsize=(2.5 * columns, 3 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, frame, title in zip(axes.flat, frames, titles, strict=False):
+        axis.imshow(frame, interpolation="nearest")
+        said = "\n".join(textwrap.wrap(title, 36))
+        axis.text(0.5, -0.04, said, transform=axis.transAxes, ha="center", va="top", fontsize=8, color=INK)
+    written = io.BytesIO()
+    figure.savefig(written, dpi=130, format="png")
+    write_atomic(path, lambda file: file.write(written.getbuffer()))
+    return path
 
 
 def save_png(picture: Image.Image, path: Path) -> Path:

@@ -440,7 +440,7 @@ def evaluate(
         json: print one JSON object.
     """
     from almanac.runtime import pictures, results
-    from almanac.runtime.plots import save_png
+    from almanac.runtime.plots import captioned, save_png
     from almanac.stable_diffusion import evaluate as measure
     from almanac.stable_diffusion import models
     from almanac.stable_diffusion import recogniser as reader
@@ -463,6 +463,9 @@ def evaluate(
         if out is not None:
             save_png(pictures.grid(painted[:64], 8, 2), out / "painted.png")
             (out / "captions.txt").write_text("\n".join(test.captions[:64]) + "\n")
+        if write:
+            frames = [pictures.to_picture(picture) for picture in painted[:12]]
+            captioned(frames, test.captions, results.default_folder(models.SYSTEM) / f"{data}.png", 6)
     rows = [{"model": loaded.name, **row} for row in rows]
     if write:
         results.write(models.SYSTEM, data, rows, seed, by="model")

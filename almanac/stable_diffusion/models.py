@@ -1,6 +1,6 @@
 """A model that is ready to paint: found by name, whatever its layout, with the vocabulary of its prompts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,8 @@ def load(name: str, precision: str = "auto", device: str = "auto") -> PaintingMo
         precision = "bf16" if devices.has_fast_bfloat16(where) else "fp32"
     short = name.rstrip("/").rsplit("/", 1)[-1].removesuffix(path.suffix)
     if is_own(path):
-        network, vocabulary, facts = _own(path)
-        guidance = float(facts.get("guidance", PaintingModel.guidance))
-        return PaintingModel(short, network.to(where, kinds[precision]), vocabulary, int(facts["size"]), guidance)
+        model = _own(path, short)
+        return replace(model, network=model.network.to(where, kinds[precision]))
     network = published.load(path, kinds[precision]).to(where)
     words = path / "tokenizer" if (path / "tokenizer" / "merges.txt").is_file() else None
     judge = path / "safety_checker"
@@ -111,18 +110,19 @@ def autoencoder(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
     return made.eval().requires_grad_(False), facts
 
 
-def _own(path: Path) -> tuple[LatentDiffusion, Vocabulary, dict[str, Any]]:
-    """A model of our training, with its vocabulary and what its weights say of themselves."""
+def _own(path: Path, name: str) -> PaintingModel:
+    """A model of our training."""
     tensors, facts = checkpoint.load_weights(path, SYSTEM)
     try:
         parts = {"unet": UnetConfig, "autoencoder": AutoencoderConfig, "text": TextConfig, "noise": NoiseConfig}
         config = Config(**{name: _config(kind, facts["config"][name]) for name, kind in parts.items()})
-        network = LatentDiffusion(config)
-        int(facts["size"]), float(facts.get("guidance", 1))
+        network, size = LatentDiffusion(config), int(facts["size"])
+        guidance = float(facts.get("guidance", PaintingModel.guidance))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} holds no whole model", "train one with `almanac stable-diffusion train`") from None
     _fill(network, tensors, path)
-    return network.eval().requires_grad_(False), tokenizer.from_facts(facts.get("vocabulary")), facts
+    words = tokenizer.from_facts(facts.get("vocabulary"))
+    return PaintingModel(name, network.eval().requires_grad_(False), words, size, guidance)
 
 
 def _config(kind: type[Any], facts: dict[str, Any]) -> Any:

@@ -2,19 +2,17 @@
 recogniser reads; one is watched on its way from noise, varied by image to image, and painted anew in one place."""
 
 import random
-import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from almanac.runtime import pictures, plots
-from almanac.runtime.plots import INK
 from almanac.runtime.report import Section
 from almanac.stable_diffusion import models, recogniser, scenes
 from almanac.stable_diffusion.generate import Given, Painter, Settings
@@ -53,17 +51,24 @@ def run(out: Path, model: str = MODEL, judge: Path | None = None) -> Section:
     repainted = _row(wish, _readings(reader, anew[None])[0])
     marked = torch.where(mask > 0.5, torch.tensor([0.9, -0.4, -0.6])[:, None, None], painted[0])
     figures = [
-        (_sheet(painted, captions, out / "painted.png"), "Eight captions of combinations that no training saw"),
+        (
+            plots.captioned(_shown(painted), captions, out / "painted.png"),
+            "Eight captions of combinations that no training saw",
+        ),
         (
             plots.save_png(pictures.strip(pictures.spread(way, _FRAMES), 2), out / "way.png"),
             f"From noise to “{captions[0]}”: what the network takes the picture for, from the first step to the last",
         ),
         (
-            _sheet([painted[0], *varied], ["", *(f"strength {each:g}" for each in _STRENGTHS)], out / "varied.png"),
+            plots.captioned(
+                _shown([painted[0], *varied]), ["", *(f"strength {each:g}" for each in _STRENGTHS)], out / "varied.png"
+            ),
             "Image to image: the first picture, and variations of it",
         ),
         (
-            _sheet([painted[0], marked, anew], ["before", "what is painted anew", wish], out / "repainted.png"),
+            plots.captioned(
+                _shown([painted[0], marked, anew]), ["before", "what is painted anew", wish], out / "repainted.png"
+            ),
             "A hole painted anew; the pixels around it stay as they are, bit for bit",
         ),
     ]
@@ -139,17 +144,5 @@ def _told(found: Read, number: int) -> str:
     return f"{', '.join(parts) or 'nothing'} on {ground}"
 
 
-def _sheet(painted: Sequence[Tensor] | Tensor, titles: Sequence[str], path: Path) -> Path:
-    """Pictures with what was asked for below them."""
-    columns = min(4, len(painted))
-    lines = -(-len(painted) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.5 * columns, 3 * lines), layout="constrained", squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, picture, title in zip(axes.flat, painted, titles, strict=False):
-        axis.imshow(pictures.to_picture(picture), interpolation="nearest")
-        said = "\n".join(textwrap.wrap(title, 36))
-        axis.text(0.5, -0.04, said, transform=axis.transAxes, ha="center", va="top", fontsize=8, color=INK)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+def _shown(painted: Sequence[Tensor] | Tensor) -> list[Image.Image]:
+    return [pictures.to_picture(picture) for picture in painted]
