@@ -221,6 +221,7 @@ def convert(
 
 def train_vae(
     *,
+    start: str | None = None,
     data: str = "scenes",
     preset: Preset = "cpu",
     out: Path | None = None,
@@ -233,11 +234,14 @@ def train_vae(
     workers: int = 2,
     json: bool = False,
 ) -> None:
-    """Train an autoencoder from scratch: the first part of a model. Writes OUT/model.safetensors, which `train` takes as --vae.
+    """Train an autoencoder from scratch, the first part of a model, or with --start a model's decoder further. Writes
+    OUT/model.safetensors, which `train` takes as --vae.
 
     A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
 
     Args:
+        start: an autoencoder, or a whole model that `train` wrote or that ships: its decoder alone goes on learning, and what is written is
+            the same model with a better decoder.
         data: scenes (digits with colours and places), emoji, or a folder of captioned pictures: metadata.jsonl with file_name and text,
             a .txt beside each picture, or webdataset's .tar.
         preset: size of machine: cpu (two cores, twenty minutes), gpu (one large GPU, minutes), paper (the published sizes).
@@ -251,13 +255,16 @@ def train_vae(
         workers: processes on the cluster.
         json: print one JSON object.
     """
+    from almanac.stable_diffusion import models
     from almanac.stable_diffusion import train as recipe
 
     chosen = recipe.with_overrides(recipe.PRESETS[preset], steps=steps, batch_size=batch_size, part="autoencoder")
     folder = (out or Path("runs") / f"{Path(data).name}-vae").absolute()
+    begun = None if start is None else models.path_of(start).absolute()
 
     def run() -> dict[str, Any]:
-        return recipe.train_autoencoder(data, folder, chosen, seed=seed, device_name=device, resume=resume)
+        how = {"seed": seed, "device_name": device, "resume": resume}
+        return recipe.train_autoencoder(data, folder, chosen, start=begun, **how)
 
     _trained(_together(run, cluster, workers, device), folder, ("steps", "l1", "seconds", "images_per_second"), json)
 

@@ -96,17 +96,18 @@ def is_own(path: Path) -> bool:
 
 
 def autoencoder(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """An autoencoder of our training, and what its weights say of themselves.
+    """An autoencoder of our training, or that of a whole model, and what its weights say of themselves.
 
     Raises:
         UserError: it is missing, damaged, or something else.
     """
     tensors, facts = checkpoint.load_weights(path, SYSTEM)
     try:
-        made = Autoencoder(_config(AutoencoderConfig, facts["config"]))
-    except (KeyError, TypeError, ValueError):
+        made = Autoencoder(_config(AutoencoderConfig, facts["config"].get("autoencoder", facts["config"])))
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} holds no autoencoder", "train one with `almanac stable-diffusion train-vae`") from None
-    _fill(made, {name.removeprefix("first_stage_model."): tensor for name, tensor in tensors.items()}, path)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(published.AUTOENCODER)}
+    _fill(made, {name.removeprefix(published.AUTOENCODER): tensor for name, tensor in own.items()}, path)
     return made.eval().requires_grad_(False), facts
 
 

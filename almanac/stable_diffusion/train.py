@@ -112,6 +112,7 @@ def train_autoencoder(
     out: Path,
     preset: Preset,
     *,
+    start: Path | None = None,
     seed: int = 0,
     device_name: str = "auto",
     resume: bool = False,
@@ -123,6 +124,8 @@ def train_autoencoder(
         data_name: as `data.load` takes it.
         out: the run's folder.
         preset: its size and how it is trained.
+        start: weights of an autoencoder or a whole model, whose decoder alone goes on learning, so that latents stay what they are; what is
+            written is the same with a better decoder.
         seed: of weights, order and latents.
         device_name: auto, cpu or cuda.
         resume: go on with the run in `out`.
@@ -130,17 +133,25 @@ def train_autoencoder(
     Returns:
         The facts that the weights carry.
     """
-    examples = data.load(data_name, "train", preset.size, seed)
-    held_out = data.load(data_name, "test", preset.size, seed)
+    if start is None:
+        torch.manual_seed(seed)
+        first, about = Autoencoder(preset.autoencoder), {"size": preset.size}
+        with torch.no_grad():  # latents begin with little noise, of which all would be lost in the beginning
+            first.quant_conv.bias.chunk(2)[1].sub_(_QUIET)  # pyright: ignore[reportOptionalMemberAccess]
+    else:
+        first, about = models.autoencoder(start)
+        first.decoder.requires_grad_(True)
+        first.post_quant_conv.requires_grad_(True)
+    size, config = about["size"], first.config
+    examples = data.load(data_name, "train", size, seed)
+    held_out = data.load(data_name, "test", size, seed)
     held_out = held_out.pictures(range(min(64, len(held_out))))
-    torch.manual_seed(seed)
-    model = _Autoencoding(preset.autoencoder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    with torch.no_grad():  # latents begin with little noise, of which all would be lost in the beginning
-        model.autoencoder.quant_conv.bias[preset.autoencoder.latents :] -= _QUIET
+    model = _Autoencoding(first).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     batches = Batches(examples, preset.autoencoder_batch, seed)
+    shape = (config.latents, size // config.factor, size // config.factor)
 
     def loss(model: nn.Module, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn((len(pictures), *_latents(preset)), generator=generator).to(pictures.device)
+        noise = torch.randn((len(pictures), *shape), generator=generator).to(pictures.device)
         painted, mean, deviation = model(pictures, noise)
         divergence = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.clamp(min=1e-9).log()).sum((1, 2, 3)).mean()
         return F.l1_loss(painted, pictures) + PICTURE * picture_error(painted, pictures) + KL * divergence
@@ -162,24 +173,22 @@ def train_autoencoder(
     )
     model.load_state_dict(fitted.weights)
     model.eval()
-    pictures = examples.pictures(range(min(512, len(examples))))
     with torch.inference_mode():
-        latents = torch.cat([model.autoencoder.encode(part)[0].cpu() for part in pictures.to(_device(model)).split(64)])
-        error = validate(model)
-    config = replace(preset.autoencoder, scale=round(1 / latents.std().item(), 5))
-    facts = {
-        "system": "stable_diffusion",
-        "kind": "autoencoder",
-        "data": examples.name,
-        "size": preset.size,
-        "config": asdict(config),
-        "l1": round(error, 5),
-        **how_made(fitted, preset.autoencoder_batch, seed),
-    }
+        made = {"l1": round(validate(model), 5), **how_made(fitted, preset.autoencoder_batch, seed)}
+    named = {f"first_stage_model.{name}": tensor for name, tensor in model.autoencoder.state_dict().items()}
+    if start is None:
+        pictures = examples.pictures(range(min(512, len(examples)))).to(_device(model))
+        with torch.inference_mode():
+            latents = torch.cat([model.autoencoder.encode(part)[0].cpu() for part in pictures.split(64)])
+        scaled = asdict(replace(config, scale=round(1 / latents.std().item(), 5)))
+        about = {"system": "stable_diffusion", "kind": "autoencoder", "data": examples.name, "size": size}
+        facts = {**about, "config": scaled, **made}
+    else:
+        facts = {**about, "decoder": made}
+        named = {**checkpoint.load_weights(start, models.SYSTEM)[0], **named}
     if console.is_main_process():
-        named = {f"first_stage_model.{name}": tensor for name, tensor in model.autoencoder.state_dict().items()}
         checkpoint.save_weights(Path(out) / "model.safetensors", _compact(named), facts)
-    return facts
+    return {**facts, **made}
 
 
 def picture_error(painted: Float[Tensor, "batch 3 h w"], pictures: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, ""]:
@@ -413,9 +422,9 @@ def with_overrides(
 class _Autoencoding(nn.Module):
     """There and back."""
 
-    def __init__(self, config: AutoencoderConfig):
+    def __init__(self, autoencoder: Autoencoder):
         super().__init__()
-        self.autoencoder = Autoencoder(config)
+        self.autoencoder = autoencoder
 
     def forward(self, pictures: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mean, deviation = self.autoencoder.encode(pictures)
@@ -462,11 +471,6 @@ class Latents:
         with device.autocast(where):
             mean, deviation = self.autoencoder.encode(self.examples.pictures(numbers).to(where))
         return mean.float().cpu(), deviation.float().cpu()
-
-
-def _latents(preset: Preset) -> tuple[int, int, int]:
-    side = preset.size // preset.autoencoder.factor
-    return preset.autoencoder.latents, side, side
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -88,6 +88,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(part, folder, autoen
     assert all(torch.equal(stopped[name], through[name]) for name in through)
 
 
+def test_a_decoder_goes_on_learning_and_latents_stay_what_they_are(folder, autoencoder, whole, tmp_path):
+    for start in (autoencoder, whole):
+        out = tmp_path / start.parent.name
+        facts = train.train_autoencoder(folder, out, TINY, start=start, device_name="cpu")
+        before, known = checkpoint.load_weights(start, "stable_diffusion")
+        after, said = checkpoint.load_weights(out / "model.safetensors", "stable_diffusion")
+        assert said["decoder"]["l1"] == facts["l1"] and {**said, "decoder": None} == {**known, "decoder": None}
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed and before.keys() == after.keys()
+        decoding = ("first_stage_model.decoder.", "first_stage_model.post_quant_conv.")
+        assert all(name.startswith(decoding) for name in changed)
+    assert models.load(str(out / "model.safetensors")).size == 32
+
+
 def test_a_model_goes_on_learning_from_where_it_is(folder, whole, tmp_path):
     """It keeps its autoencoder and vocabulary; without a step to speak of, its weights; and with steps it learns."""
     begun = models.load(str(whole), "fp32")

@@ -208,7 +208,10 @@ def broken(change):
             broken(lambda state: state.update({"model.3.weight": torch.zeros(64, 16, 3, 3)})),
             r"model\.3\.weight is 64×16×3×3, not 16×16×3×3",
         ),
-        (broken(lambda state: state["model.10.bias"].fill_(torch.nan)), r"model\.10\.bias holds numbers that are not finite"),
+        (
+            broken(lambda state: state["model.10.bias"].fill_(torch.nan)),
+            r"model\.10\.bias holds numbers that are not finite",
+        ),
         (broken(lambda state: state.update({"model.0.weight": torch.zeros(16, 1, 3, 3)})), "of 1 channels"),
         (weights(4, doublings=1), "48 channels and 1 doublings"),
     ],

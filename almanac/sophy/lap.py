@@ -1,0 +1,155 @@
+"""Laps: what a car did at each point of a track. Optimal ones of fastest-lap are read here, and a car's equations are checked against
+them: what tyres, air and the road's slope should do to the car at each point, beside what it did."""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from almanac.runtime import hub
+from almanac.runtime.errors import UserError
+from almanac.sophy.sim import dynamics
+from almanac.sophy.sim import track as tracks
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.track import Track
+
+WHEELS = ("fl", "fr", "rl", "rr")
+
+
+@dataclass(frozen=True)
+class Lap:
+    """A lap, point by point. Wheels are front left, front right, rear left, rear right."""
+
+    lap_time: float
+    """s."""
+    s: Float[np.ndarray, " points"]
+    """Along the track, m."""
+    time: Float[np.ndarray, " points"]
+    """s."""
+    vx: Float[np.ndarray, " points"]
+    """m/s, ahead."""
+    vy: Float[np.ndarray, " points"]
+    """To the left."""
+    yaw_rate: Float[np.ndarray, " points"]
+    """rad/s, to the left."""
+    offset: Float[np.ndarray, " points"]
+    """From the centre line to the left, m."""
+    angle: Float[np.ndarray, " points"]
+    """Of the car to the centre line, rad."""
+    steering: Float[np.ndarray, " points"]
+    """rad, to the left."""
+    pedal: Float[np.ndarray, " points"]
+    """−1 brakes, 1 accelerates."""
+    slip: Float[np.ndarray, "4 points"]
+    """Slip ratio of each wheel, as a part of that near the peak."""
+    load: Float[np.ndarray, "4 points"]
+    """Of each wheel, as a part of the car's weight."""
+
+
+def read(path: Path) -> Lap:
+    """Read a lap of fastest-lap's, whose z points down.
+
+    Raises:
+        UserError: it can't be read, or is no such lap.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_text("utf-8"))
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        raise UserError(f"{path} can't be read ({error})", "give an optimal lap of fastest-lap (.xml)") from None
+
+    def numbers(place: str) -> np.ndarray:
+        found = root.find(place)
+        try:
+            return np.array([float(each) for each in str(found.text).split(",")])  # pyright: ignore[reportOptionalMemberAccess]
+        except (AttributeError, ValueError):
+            raise UserError(f"{path} has no numbers at {place}", "give an optimal lap of fastest-lap") from None
+
+    ends = {"f": "front-axle", "r": "rear-axle"}
+    sides = {"l": "left-tire", "r": "right-tire"}
+    controls = "control_variables"
+    lap = Lap(
+        float(numbers("laptime")[0]),
+        numbers("road.arclength"),
+        numbers("time"),
+        numbers("chassis.velocity.x"),
+        -numbers("chassis.velocity.y"),
+        -numbers("chassis.omega.z"),
+        -numbers("road.lateral-displacement"),
+        -numbers("road.track-heading-angle"),
+        -numbers(f"{controls}/front-axle.steering-angle/values"),
+        numbers(f"{controls}/chassis.throttle/values"),
+        np.stack([numbers(f"{ends[end]}.{sides[side]}.kappa") for end, side in WHEELS]),
+        np.stack([-numbers(f"chassis.force_z_{wheel}_g") for wheel in WHEELS]),
+    )
+    if len({each.shape[-1] for each in vars(lap).values() if isinstance(each, np.ndarray)}) != 1:
+        raise UserError(f"{path} has parts of different lengths", "it may be truncated; get it again")
+    return lap
+
+
+def track_of(lap: Lap, path: Path) -> Track | None:
+    """The track of a lap of fastest-lap's: of those beside it and those that are at hand, the one with the same points.
+
+    Args:
+        lap: the lap.
+        path: its file.
+    """
+    folders = [path.parent, path.parent.parent / "tracks"]
+    if hub.has_data("racing"):
+        folders.append(hub.data("racing") / "fastest_lap" / "tracks")
+    for folder in folders:
+        for each in sorted(folder.glob("*.xml")):
+            found = ElementTree.parse(each).getroot().find("data/arclength")
+            points = np.array(str(found.text).split(","), float) if found is not None else np.empty(0)
+            if points.shape == lap.s.shape and np.allclose(points, lap.s, atol=1e-6):
+                return tracks.load(each)
+    return None
+
+
+def residuals(car: CarSpec, lap: Lap, track: Track | None) -> dict[str, float]:
+    """By how much a car's equations miss a lap: root mean square of what they say of each change of speed between two points (the mean of
+    both, as the lap was computed) less what it was; and beside it that of the changes.
+
+    Args:
+        car: the car.
+        lap: its lap.
+        track: for slope and banking; None: level.
+
+    Returns:
+        `dvx`, `dvy` (m/s²), `dr` (rad/s²), and of each `…_signal`.
+    """
+    numbers = car.equations()
+    forces = []
+    for number, wheel in enumerate(WHEELS):
+        in_front, on_left = wheel[0] == "f", wheel[1] == "l"
+        tyre = numbers.tyre_front if in_front else numbers.tyre_rear
+        steered = lap.steering if in_front else np.zeros_like(lap.steering)
+        half = 0.5 * (numbers.track_front if in_front else numbers.track_rear)
+        place = (numbers.front if in_front else -numbers.rear, half if on_left else -half)
+        sine, cosine = np.sin(steered), np.cos(steered)
+        along, across = dynamics.wheel_velocity(lap.vx, lap.vy, lap.yaw_rate, *place, sine, cosine)
+        load = lap.load[number] * numbers.mass * dynamics.GRAVITY
+        angle = dynamics.slip_angle(along, across) / dynamics.peaks(tyre, load)[3]
+        force = dynamics.tyre_force(tyre, load, lap.slip[number], angle, 1.0)
+        forces.append(dynamics.turned(*force, sine, cosine))
+    ax, ay, turning = dynamics.body(numbers, tuple(forces), lap.vx, 1.0)
+    if track is not None:
+        slope, bank = (np.interp(lap.s, track.s, each, period=track.length) for each in (track.slope, track.bank))
+        down_ahead, down_left = dynamics.slope_gravity(slope, bank, np.sin(lap.angle), np.cos(lap.angle))
+        ax, ay = ax + down_ahead, ay + down_left
+    said = {
+        "dvx": (lap.vx, ax + lap.vy * lap.yaw_rate),
+        "dvy": (lap.vy, ay - lap.vx * lap.yaw_rate),
+        "dr": (lap.yaw_rate, turning),
+    }
+    found = {}
+    for name, (value, rate) in said.items():
+        change = np.diff(value) / np.diff(lap.time)
+        found[name] = _root_mean_square(change - 0.5 * (rate[1:] + rate[:-1]))
+        found[f"{name}_signal"] = _root_mean_square(change)
+    return found
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))

@@ -1,0 +1,1 @@
+"""The simulator: cars, tracks, and a world of both."""

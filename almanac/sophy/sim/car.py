@@ -1,0 +1,274 @@
+"""Cars as data: what is known of one, in files of ours (`cars/*.toml`) or in fastest-lap's XML, and the numbers that its equations take."""
+
+import math
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from almanac.runtime.errors import UserError
+from almanac.sophy.sim import dynamics
+
+CARS = Path(__file__).parents[1] / "cars"
+"""The cars that ship."""
+
+
+@dataclass(frozen=True)
+class TyreSpec:
+    """A tyre, and the wheel in it."""
+
+    load_1: float
+    """Loads at which grip was measured, N."""
+    load_2: float
+    mu_x_1: float
+    """Grip along at its peak, at the first load: force over load."""
+    mu_x_2: float
+    mu_y_1: float
+    """Grip across."""
+    mu_y_2: float
+    slip_1: float
+    """Slip ratio near the peak."""
+    slip_2: float
+    angle_1: float
+    """Slip angle near the peak, rad."""
+    angle_2: float
+    shape: float
+    """Q of Perantoni and Limebeer 2014: by how much grip falls beyond its peak."""
+    radius: float
+    """m."""
+    inertia: float
+    """Of the wheel and what turns with it, kg m²."""
+
+    def equations(self) -> dynamics.Tyre:
+        """The numbers of its equations."""
+        stretch = math.pi / (2 * math.atan(self.shape))
+        known = {name: getattr(self, name) for name in dynamics.Tyre._fields if name != "stretch"}
+        return dynamics.Tyre(**known, stretch=stretch)
+
+
+@dataclass(frozen=True)
+class CarSpec:
+    """A car."""
+
+    name: str
+    source: str
+    """Where its numbers are from."""
+    length: float
+    """m."""
+    width: float
+    mass: float
+    """kg, with its driver."""
+    yaw_inertia: float
+    """kg m²."""
+    front: float
+    """From the centre of gravity to the front axle, m."""
+    rear: float
+    """To the rear axle."""
+    track_front: float
+    """Between the front wheels, m."""
+    track_rear: float
+    height: float
+    """Of the centre of gravity, m."""
+    roll_front: float
+    """Share of the front axle in what load moves across."""
+    area: float
+    """Frontal, m²."""
+    drag: float
+    """Coefficient of drag."""
+    lift: float
+    """Coefficient of downforce."""
+    lift_ahead: float
+    """Where air presses, m ahead of the centre of gravity."""
+    power: float
+    """W, at its peak."""
+    brake_torque: float
+    """N m, of all wheels together, at full pedal."""
+    brake_front: float
+    """Share of the front wheels in it."""
+    differential: float
+    """N m s/rad: what it takes for the driven wheels to turn at different speeds (a viscous limited slip)."""
+    steering: float
+    """rad, of the front wheels at most."""
+    steering_rate: float
+    """rad/s."""
+    tyre_front: TyreSpec
+    tyre_rear: TyreSpec
+    gears: tuple[float, ...] = ()
+    """Turns of the engine for one of the wheels; none: power at any speed."""
+    engine_speed: float = 0.0
+    """rad/s, at which power peaks."""
+    shift: float = 0.0
+    """s without torque while gears change."""
+    air: float = 1.2
+    """Density, kg/m³."""
+    drag_height: float = 0.0
+    """Where air holds back, m above the road."""
+    rolling: float = 0.0
+    """Rolling resistance, as a part of the load."""
+
+    def equations(self) -> dynamics.Car:
+        """The numbers of its equations."""
+        pressure = 0.5 * self.air * self.area
+        return dynamics.Car(
+            mass=self.mass,
+            yaw_inertia=self.yaw_inertia,
+            front=self.front,
+            rear=self.rear,
+            track_front=self.track_front,
+            track_rear=self.track_rear,
+            height=self.height,
+            roll_front=self.roll_front,
+            drag=pressure * self.drag,
+            lift=pressure * self.lift,
+            lift_ahead=self.lift_ahead,
+            drag_height=self.drag_height,
+            rolling=self.rolling,
+            tyre_front=self.tyre_front.equations(),
+            tyre_rear=self.tyre_rear.equations(),
+        )
+
+
+def load(name: str) -> CarSpec:
+    """A car.
+
+    Args:
+        name: of one that ships, or a file: .toml as ours, or fastest-lap's .xml.
+
+    Raises:
+        UserError: there is none of that name, or its file is damaged or not whole.
+    """
+    path = Path(name)
+    shipped = CARS / f"{name}.toml"
+    if shipped.is_file() and not path.suffix:
+        path = shipped
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in CARS.glob("*.toml")))
+        raise UserError(f"there is no car '{name}'", f"known: {known}; or give a .toml or .xml file")
+    try:
+        facts = _from_xml(path) if path.suffix.lower() == ".xml" else tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        raise UserError(f"{path} can't be read ({error})", "give a .toml file as in almanac/sophy/cars") from None
+    return _checked(facts, path)
+
+
+def _checked(facts: dict[str, Any], path: Path) -> CarSpec:
+    """A car of facts, refused where they can't be."""
+    tyres = {}
+    for axle in ("tyre_front", "tyre_rear"):
+        said = facts.get(axle)
+        if not isinstance(said, dict):
+            raise UserError(f"{path} has no {axle}", "a car has tyre_front and tyre_rear")
+        tyres[axle] = TyreSpec(**_numbers(TyreSpec, said, f"{path}, {axle}"))
+    plain = {name: value for name, value in facts.items() if name not in tyres}
+    car = CarSpec(**_numbers(CarSpec, {**plain, **tyres}, str(path)))
+    positive = (
+        "length",
+        "width",
+        "mass",
+        "yaw_inertia",
+        "front",
+        "rear",
+        "track_front",
+        "track_rear",
+        "height",
+        "power",
+    )
+    for name in (*positive, "brake_torque", "steering", "steering_rate", "air"):
+        if getattr(car, name) <= 0:
+            raise UserError(f"{path} has {name} {getattr(car, name)}", "give a number above 0, in SI units")
+    for axle, tyre in tyres.items():
+        for each in fields(TyreSpec):
+            if getattr(tyre, each.name) <= 0:
+                raise UserError(f"{path} has {axle}.{each.name} {getattr(tyre, each.name)}", "give a number above 0")
+        if tyre.load_1 == tyre.load_2:
+            raise UserError(f"{path} has {axle} with both loads {tyre.load_1}", "give two loads")
+    for name in ("roll_front", "brake_front"):
+        if not 0 <= getattr(car, name) <= 1:
+            raise UserError(f"{path} has {name} {getattr(car, name)}", "give a share from 0 to 1")
+    return car
+
+
+def _numbers(kind: type[Any], said: dict[str, Any], where: str) -> dict[str, Any]:
+    """Facts of a dataclass: all that it needs, nothing that it does not know, and finite numbers."""
+    known = {each.name: each for each in fields(kind)}
+    strange = [name for name in said if name not in known]
+    if strange:
+        raise UserError(f"{where} has an unknown {strange[0]}", f"known: {', '.join(known)}")
+    found = {}
+    for name, each in known.items():
+        if name not in said:
+            if each.default is each.default_factory:  # both missing
+                raise UserError(f"{where} has no {name}", "see the files in almanac/sophy/cars")
+            continue
+        value = said[name]
+        if each.type in ("float", float):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"{where} has {name} {value}", "give a number")
+            value = float(value)
+        elif name == "gears":
+            value = tuple(map(float, value))
+        found[name] = value
+    return found
+
+
+def _from_xml(path: Path) -> dict[str, Any]:
+    """fastest-lap's layout, whose z points down; what it does not say of a Formula 1 car stands here."""
+    root = ElementTree.fromstring(path.read_text("utf-8"))
+
+    def number(place: str) -> float:
+        found = root.find(place)
+        if found is None or not (found.text or "").strip():
+            raise UserError(f"{path} has no {place}", "give a car of fastest-lap's layout, type f1-3dof")
+        value = float(str(found.text))
+        return math.radians(value) if found.get("units") == "deg" else value
+
+    def tyre(end: str) -> dict[str, float]:
+        def at(name: str) -> float:
+            return number(f"{end}-tire/{name}")
+
+        angles = [at(f"lambda-max-{load}") for load in (1, 2)]
+        angles = [math.radians(each) if each > 1 else each for each in angles]  # in degrees, whether it says so or not
+        return {
+            "load_1": at("reference-load-1"),
+            "load_2": at("reference-load-2"),
+            **{f"mu_{axis}_{load}": at(f"mu-{axis}-max-{load}") for axis in "xy" for load in (1, 2)},
+            **{f"slip_{load}": at(f"kappa-max-{load}") for load in (1, 2)},
+            "angle_1": angles[0],
+            "angle_2": angles[1],
+            "shape": at("Qx"),
+            "radius": at("radius"),
+            "inertia": number(f"{end}-axle/inertia") or 1.0,
+        }
+
+    centre = number("chassis/com/x")
+    kilowatts = number("rear-axle/engine/maximum-power")
+    front = number("chassis/front_axle/x") - centre
+    rear = centre - number("chassis/rear_axle/x")
+    return {
+        "name": path.stem,
+        "source": f"{path.name}, fastest-lap's layout",
+        "length": front + rear + 1.6,
+        "width": 2.0,
+        "mass": number("chassis/mass"),
+        "yaw_inertia": number("chassis/inertia/Izz"),
+        "front": front,
+        "rear": rear,
+        "track_front": number("front-axle/track"),
+        "track_rear": number("rear-axle/track"),
+        "height": -number("chassis/com/z"),
+        "roll_front": number("chassis/roll_balance_coefficient"),
+        "area": number("chassis/aerodynamics/area"),
+        "air": number("chassis/aerodynamics/rho"),
+        "drag": number("chassis/aerodynamics/cd"),
+        "lift": number("chassis/aerodynamics/cl"),
+        "lift_ahead": number("chassis/pressure_center/x") - centre,
+        "power": 1000 * kilowatts,
+        "brake_torque": 2 * (number("front-axle/brakes/max_torque") + number("rear-axle/brakes/max_torque")),
+        "brake_front": number("chassis/brake_bias"),
+        "differential": number("rear-axle/differential_stiffness"),
+        "steering": 0.35,
+        "steering_rate": 1.0,
+        "tyre_front": tyre("front"),
+        "tyre_rear": tyre("rear"),
+    }

@@ -1,0 +1,194 @@
+"""How a car moves: four tyres whose grip is shared between along and across, load that moves between them, air, and a rigid body on three
+degrees of freedom (Perantoni and Limebeer 2014, §2). Written once in `ops`, so that the compiled simulator, the optimal lap and anyone
+who wants gradients compute the same.
+
+x is ahead, y to the left, angles turn left; wheels are front left, front right, rear left, rear right."""
+
+from typing import Any, NamedTuple
+
+from almanac.sophy.sim.ops import absolute, atan, cos, maximum, real, shared, sin, sqrt
+
+GRAVITY = 9.81
+"""m/s²."""
+
+
+class Tyre(NamedTuple):
+    """A tyre (paper, appendix). What depends on load has two values, at `load_1` and `load_2`, and is linear between and beyond."""
+
+    load_1: Any
+    """N."""
+    load_2: Any
+    mu_x_1: Any
+    """Grip along, at its peak: force over load."""
+    mu_x_2: Any
+    mu_y_1: Any
+    """Grip across."""
+    mu_y_2: Any
+    slip_1: Any
+    """Slip ratio near which grip along peaks."""
+    slip_2: Any
+    angle_1: Any
+    """Slip angle near which grip across peaks, rad."""
+    angle_2: Any
+    shape: Any
+    """Q: by how much grip falls beyond its peak."""
+    stretch: Any
+    """S = π / (2 atan Q)."""
+
+
+@shared
+def peaks(tyre: Tyre, load: Any) -> tuple[Any, Any, Any, Any]:
+    """Grip along and across at its peak, and slip ratio and slip angle near it, under a load in N."""
+    part = (load - tyre.load_1) / (tyre.load_2 - tyre.load_1)
+    return (
+        tyre.mu_x_1 + part * (tyre.mu_x_2 - tyre.mu_x_1),
+        tyre.mu_y_1 + part * (tyre.mu_y_2 - tyre.mu_y_1),
+        tyre.slip_1 + part * (tyre.slip_2 - tyre.slip_1),
+        tyre.angle_1 + part * (tyre.angle_2 - tyre.angle_1),
+    )
+
+
+@shared
+def tyre_force(tyre: Tyre, load: Any, slip: Any, angle: Any, grip: Any) -> tuple[Any, Any]:
+    """Force of the road on a tyre, N: along and across.
+
+    Args:
+        tyre: the tyre.
+        load: N.
+        slip: slip ratio as a part of that near the peak.
+        angle: slip angle as a part of that near the peak; positive: pushed to the left.
+        grip: of the ground, as a part of asphalt's.
+    """
+    mu_x, mu_y, _, _ = peaks(tyre, load)
+    size = sqrt(slip * slip + angle * angle + real(1e-9))
+    part = grip * load * sin(tyre.shape * atan(tyre.stretch * size)) / size
+    return mu_x * part * slip, mu_y * part * angle
+
+
+class Car(NamedTuple):
+    """A car's numbers. Lengths are measured from its centre of gravity."""
+
+    mass: Any
+    """kg, with its driver."""
+    yaw_inertia: Any
+    """kg m²."""
+    front: Any
+    """To the front axle, m."""
+    rear: Any
+    """To the rear axle."""
+    track_front: Any
+    """Between the front wheels, m."""
+    track_rear: Any
+    height: Any
+    """Of the centre of gravity above the road, m."""
+    roll_front: Any
+    """Share of the front axle in what load moves across."""
+    drag: Any
+    """½ ρ c_d A: N for (m/s)²."""
+    lift: Any
+    """½ ρ c_l A, pressing down."""
+    lift_ahead: Any
+    """Where air presses: m ahead of the centre of gravity."""
+    drag_height: Any
+    """Where it holds back: m above the road."""
+    rolling: Any
+    """Rolling resistance, as a part of the load."""
+    tyre_front: Tyre
+    tyre_rear: Tyre
+
+
+@shared
+def loads(car: Car, speed: Any, ax: Any, ay: Any, weight: Any, pressed: Any, held: Any) -> tuple[Any, Any, Any, Any]:
+    """Loads of the four wheels, N, none below zero.
+
+    Args:
+        car: the car.
+        speed: m/s, through the air.
+        ax: what tyres and air accelerate it by, ahead, m/s².
+        ay: to the left.
+        weight: what presses it onto the road, m/s²: gravity, and more in a dip.
+        pressed: downforce, as a part of that in still air.
+        held: drag, likewise.
+    """
+    base = car.front + car.rear
+    square = speed * speed
+    down = pressed * car.lift * square
+    back = (car.mass * ax * car.height + held * car.drag * square * car.drag_height) / base
+    front = (car.mass * weight * car.rear + down * (car.rear + car.lift_ahead)) / base - back
+    rear = car.mass * weight + down - front
+    across = car.mass * ay * car.height
+    front_across = car.roll_front * across / car.track_front
+    rear_across = (real(1.0) - car.roll_front) * across / car.track_rear
+    return (
+        maximum(real(0.5) * front - front_across, 0.0),
+        maximum(real(0.5) * front + front_across, 0.0),
+        maximum(real(0.5) * rear - rear_across, 0.0),
+        maximum(real(0.5) * rear + rear_across, 0.0),
+    )
+
+
+@shared
+def wheel_velocity(vx: Any, vy: Any, yaw_rate: Any, ahead: Any, left: Any, sine: Any, cosine: Any) -> tuple[Any, Any]:
+    """Velocity of a wheel's contact, m/s, along the wheel and across to its left.
+
+    Args:
+        vx: of the car, ahead, m/s.
+        vy: to the left.
+        yaw_rate: rad/s.
+        ahead: where the wheel is, m ahead of the centre of gravity.
+        left: to its left.
+        sine: of the wheel's steering angle.
+        cosine: of it.
+    """
+    x, y = vx - yaw_rate * left, vy + yaw_rate * ahead
+    return x * cosine + y * sine, y * cosine - x * sine
+
+
+@shared
+def slip_angle(along: Any, across: Any) -> Any:
+    """Of a wheel that moves so, rad; positive: the road pushes it to the left."""
+    return -atan(across / along)
+
+
+@shared
+def turned(along: Any, across: Any, sine: Any, cosine: Any) -> tuple[Any, Any]:
+    """A wheel's forces, ahead and to the left of the car."""
+    return along * cosine - across * sine, along * sine + across * cosine
+
+
+@shared
+def body(car: Car, forces: tuple, speed: Any, held: Any) -> tuple[Any, Any, Any]:
+    """What tyres and air do to a car: acceleration ahead and to the left, m/s², and of its yaw, rad/s².
+
+    Args:
+        car: the car.
+        forces: of each wheel, ahead and to the left of the car, N.
+        speed: m/s, through the air.
+        held: drag, as a part of that in still air.
+    """
+    (fl_x, fl_y), (fr_x, fr_y), (rl_x, rl_y), (rr_x, rr_y) = forces
+    drag = held * car.drag * speed * absolute(speed)
+    turning = (
+        car.front * (fl_y + fr_y)
+        - car.rear * (rl_y + rr_y)
+        + real(0.5) * (car.track_front * (fr_x - fl_x) + car.track_rear * (rr_x - rl_x))
+    )
+    return (
+        (fl_x + fr_x + rl_x + rr_x - drag) / car.mass,
+        (fl_y + fr_y + rl_y + rr_y) / car.mass,
+        turning / car.yaw_inertia,
+    )
+
+
+@shared
+def slope_gravity(slope: Any, bank: Any, sine: Any, cosine: Any) -> tuple[Any, Any]:
+    """What a road's slope does to a car, m/s², ahead of it and to its left.
+
+    Args:
+        slope: of the road in its own direction, rad, uphill.
+        bank: rad, left side higher.
+        sine: of the car's angle to the road.
+        cosine: of it.
+    """
+    along, across = -real(GRAVITY) * sin(slope), -real(GRAVITY) * cos(slope) * sin(bank)
+    return along * cosine + across * sine, across * cosine - along * sine
