@@ -96,6 +96,12 @@ DATA: dict[str, DataSet] = {
         (("noto_64_webp.zip",),),
         how="install the font Noto Color Emoji (Debian: fonts-noto-color-emoji), or put pictures as noto_64_webp.zip",
     ),
+    "racing": DataSet(
+        "racing",
+        "MIT (fastest-lap), LGPL-3.0 (TUMFTM; centre lines © OpenStreetMap contributors, ODbL)",
+        (("fastest_lap/tracks/catalunya.xml", "tumftm_racetrack_database/tracks/Norisring.csv"),),
+        how="put fastest-lap's database as fastest_lap and TUMFTM's racetrack-database as tumftm_racetrack_database",
+    ),
     "speech": DataSet(
         "speech",
         "CC BY-SA 4.0 (Free Spoken Digit Dataset), CC0 (rhasspy's Nathalie and Kerstin); see its PROVENANCE.md for the clips",

@@ -79,8 +79,10 @@ def captioned(frames: Sequence[Image.Image], titles: Sequence[str], path: Path, 
         axis.axis("off")
     for axis, frame, title in zip(axes.flat, frames, titles, strict=False):
         axis.imshow(frame, interpolation="nearest")
-        said = "\n".join(textwrap.wrap(title, 36))
-        axis.text(0.5, -0.04, said, transform=axis.transAxes, ha="center", va="top", fontsize=8, color=INK)
+        axis.axis("on")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.set_xlabel("\n".join(textwrap.wrap(title, 36)), fontsize=8, color=INK)
     written = io.BytesIO()
     figure.savefig(written, dpi=130, format="png")
     write_atomic(path, lambda file: file.write(written.getbuffer()))

@@ -24,7 +24,7 @@ from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, fit
 from almanac.stable_diffusion import data, lora
 from almanac.stable_diffusion.data import Batches, CaptionedSet
-from almanac.stable_diffusion.model import LatentDiffusion, signal
+from almanac.stable_diffusion.model import LatentDiffusion
 from almanac.stable_diffusion.models import SYSTEM, PaintingModel
 from almanac.stable_diffusion.published import TEXT, UNET
 from almanac.stable_diffusion.train import Latents, check_trainable, how_made, noise_loss, tokens_of
@@ -118,7 +118,7 @@ def train(
         return (*latents(numbers), tokens_of(model.vocabulary, examples.captions(numbers, number), positions))
 
     blank = tokens_of(model.vocabulary, [""], positions)
-    loss = noise_loss(signal(config.noise), config.autoencoder.scale, LEAST_SNR, blank)
+    loss = noise_loss(config.noise, config.autoencoder.scale, LEAST_SNR, blank)
     optimising = FitConfig(
         preset.steps,
         learning_rate=preset.learning_rate,

@@ -387,6 +387,8 @@ class Job:
             seen = torch.cat((seen, self._beside), dim=1)
         parts = [seen] if self.painter.together else seen.split(1)
         noise = torch.cat([self._guided(part, sigma, contexts, weights, unguided) for part in parts])
+        if self.painter.model.config.noise.predicts == "velocity":
+            noise = (sigma * x / math.sqrt(1 + sigma**2) + noise) / math.sqrt(1 + sigma**2)
         self._clear = x - sigma * noise
         return self._clear
 

@@ -2,6 +2,7 @@
 and the noise that it was trained with (Rombach et al. 2022; the published v1 models)."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,11 +15,14 @@ from almanac.stable_diffusion.unet import Unet, UnetConfig
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How noisy latents become: betas whose roots are evenly spaced."""
+    """How noisy latents become, by betas whose roots are evenly spaced; and what the U-Net says of them."""
 
     steps: int = 1000
     first: float = 0.00085
     last: float = 0.012
+    predicts: Literal["noise", "velocity"] = "noise"
+    """The noise ε, as the published v1 models; or v = √ᾱ ε − √(1 − ᾱ) z (Salimans and Ho 2022), which also says in heavy noise what the
+    latents z are, so that captions are understood sooner."""
 
 
 @dataclass(frozen=True)

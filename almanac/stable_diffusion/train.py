@@ -4,7 +4,7 @@ learns to take noise from these, reading captions with a text encoder that learn
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from almanac.runtime.fit import FitConfig, Fitted, fit
 from almanac.stable_diffusion import data, models, tokenizer
 from almanac.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
 from almanac.stable_diffusion.data import Batches, CaptionedSet
-from almanac.stable_diffusion.model import Config, LatentDiffusion, signal
+from almanac.stable_diffusion.model import Config, LatentDiffusion, NoiseConfig, signal
 from almanac.stable_diffusion.models import PaintingModel
 from almanac.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from almanac.stable_diffusion.tokenizer import Vocabulary
@@ -52,6 +52,8 @@ class Preset:
     batch: int
     encoded: int
     """Pictures whose latents are computed before the U-Net is trained; of a larger or endless set, the first ones."""
+    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(predicts="velocity"))
+    """How latents become noisy, and what the U-Net predicts."""
     guidance: float = 3.0
     """Scale of guidance that suits the model."""
     least_snr: float = 5.0
@@ -101,6 +103,7 @@ PRESETS = {
         ),
         32,
         0,
+        NoiseConfig(),
         7.5,
         0.0,
     ),
@@ -243,7 +246,7 @@ def train(
     else:
         some = range(min(10_000, len(examples)))
         words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
-        config = Config(preset.unet, first.config, replace(preset.text, vocabulary=len(words)))
+        config = Config(preset.unet, first.config, replace(preset.text, vocabulary=len(words)), preset.noise)
     text = config.text
     kept = Latents(first, examples, ahead=bool(preset.encoded))
     torch.manual_seed(seed)
@@ -257,9 +260,8 @@ def train(
         numbers = order(number)
         return (*kept(numbers), tokens_of(words, examples.captions(numbers, number), text.positions))
 
-    loss = noise_loss(
-        signal(config.noise), config.autoencoder.scale, preset.least_snr, tokens_of(words, [""], text.positions)
-    )
+    blank = tokens_of(words, [""], text.positions)
+    loss = noise_loss(config.noise, config.autoencoder.scale, preset.least_snr, blank)
     tested = range(min(256, len(held_out)))
     test_mean, test_deviation = Latents(first, held_out, ahead=False)(tested)
     test_tokens = tokens_of(words, held_out.captions(tested), text.positions)
@@ -345,23 +347,24 @@ class Learner(nn.Module):
 
 
 def noise_loss(
-    kept: Float[Tensor, " steps"],
+    noising: NoiseConfig,
     scale: float,
     least_snr: float,
     blank: Int[Tensor, "1 words"],
     dropped: float = DROPPED,
 ) -> Callable[[nn.Module, tuple[Tensor, Tensor, Tensor], torch.Generator], Tensor]:
-    """The loss: |ε − ε_θ(√ᾱ z + √(1 − ᾱ) ε, t, c)|² (Ho et al. 2020, eq. 14), by min-SNR's weights.
+    """The loss: |ε − ε_θ(√ᾱ z + √(1 − ᾱ) ε, t, c)|² (Ho et al. 2020, eq. 14), or the same of v, by min-SNR's weights.
 
     Args:
-        kept: ᾱ of each time step.
+        noising: how latents become noisy, and what is predicted.
         scale: of latents.
         least_snr: see `Preset`.
         blank: tokens of no caption.
         dropped: share of captions that are left out.
     """
-    ratio = kept / (1 - kept)
-    weights = torch.ones_like(kept) if not least_snr else ratio.clamp(max=least_snr) / ratio
+    kept, velocity = signal(noising), noising.predicts == "velocity"
+    ratio = kept / (1 - kept) + velocity  # an error of v is one of z times the ratio + 1
+    weights = torch.ones_like(kept) if not least_snr else ratio.clamp(max=least_snr + velocity) / ratio
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
         mean, deviation, tokens = batch
@@ -379,7 +382,8 @@ def noise_loss(
         silent = (torch.rand(count, generator=generator) < dropped).to(where)[:, None]
         said = torch.where(silent, blank.to(where), tokens)
         predicted = model(level.sqrt() * z + (1 - level).sqrt() * noise, time.to(where).float(), said).float()
-        return (weights[time].to(where) * (predicted - noise).square().mean((1, 2, 3))).mean()
+        wanted = level.sqrt() * noise - (1 - level).sqrt() * z if velocity else noise
+        return (weights[time].to(where) * (predicted - wanted).square().mean((1, 2, 3))).mean()
 
     return loss
 

@@ -25,7 +25,7 @@ def test_all_tracks_at_hand_are_closed_even_and_smooth(needs_data):
         assert abs(steps - found.step).max() < 0.1 and 4 < 1 / abs(found.curvature).max() < 300, path
         course = np.unwrap(np.arctan2(*np.diff(ring)[::-1]))
         away = (course - found.heading - found.curvature * found.step / 2 + math.pi) % (2 * math.pi) - math.pi
-        assert abs(away).max() < 0.03, path
+        assert abs(away).max() < 0.035, path
 
 
 def test_a_line_that_was_smoothed_keeps_its_edges(tmp_path):
@@ -40,7 +40,7 @@ def test_a_line_that_was_smoothed_keeps_its_edges(tmp_path):
     assert abs(found.length - 200 * math.pi) < 3 and abs(1 / found.curvature - 100).max() < 20
     left, right = (np.hypot(*edge.T) for edge in found.edges())
     assert all(
-        abs(edge - radius).max() < 0.5 and abs(edge - radius).mean() < 0.1
+        abs(edge - radius).max() < 0.5 and abs(edge - radius).mean() < 0.2
         for edge, radius in ((left, 95), (right, 105))
     )
     assert np.allclose(found.left + found.right, 10)

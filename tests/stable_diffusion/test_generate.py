@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from almanac.runtime.errors import UserError
 from almanac.stable_diffusion import tokenizer
 from almanac.stable_diffusion.autoencoder import AutoencoderConfig
 from almanac.stable_diffusion.generate import Given, Painter, Settings, State
-from almanac.stable_diffusion.model import Config, LatentDiffusion
+from almanac.stable_diffusion.model import Config, LatentDiffusion, NoiseConfig, signal
 from almanac.stable_diffusion.noise import GaussianNoise
 from almanac.stable_diffusion.samplers import BROWNIAN, SAMPLERS
 from almanac.stable_diffusion.text_encoder import TextConfig
@@ -330,6 +331,30 @@ def test_long_prompts_are_read_to_their_end(negative, painter):
     assert len(VOCABULARY.encode(long)) > 2 * 75
     one, other = (latents(painter, long + end, negative)[-1] for end in ("red", "blue"))
     assert one.isfinite().all() and not near(one, other)
+
+
+def test_a_network_that_predicts_velocity_paints_what_one_that_predicts_noise_does(painter):
+    kept = signal()
+
+    class Velocity(nn.Module):
+        """v = √ᾱ ε − √(1 − ᾱ) z, by a network that knows ε."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = painter.model.unet
+
+        def forward(self, x, time, context):
+            level = kept[time.long()][:, None, None, None]
+            return (self.unet(x, time, context) - (1 - level).sqrt() * x) / level.sqrt()
+
+    model = network()
+    model.model["diffusion_model"] = Velocity()
+    model.config = replace(model.config, noise=NoiseConfig(predicts="velocity"))
+    other = Painter(model, VOCABULARY)
+    for beginning in (None, Given(picture(), mask())):
+        pair = [each.job(settings("ddim"), SEEDS[:2], beginning) for each in (painter, other)]
+        one, same = (finished(job) for job in pair)
+        assert (one - same).abs().max() < 1e-4 and one.std() > 0.1
 
 
 def test_no_guidance_does_not_see_what_is_not_wanted(painter):

@@ -12,7 +12,7 @@ from almanac.runtime.fit import FitConfig
 from almanac.stable_diffusion import models, train
 from almanac.stable_diffusion.autoencoder import AutoencoderConfig
 from almanac.stable_diffusion.generate import Settings
-from almanac.stable_diffusion.model import signal
+from almanac.stable_diffusion.model import NoiseConfig, signal
 from almanac.stable_diffusion.text_encoder import TextConfig
 from almanac.stable_diffusion.unet import UnetConfig
 from tests.stable_diffusion.test_data import beside
@@ -117,9 +117,11 @@ def test_a_model_goes_on_learning_from_where_it_is(folder, whole, tmp_path):
     assert changed == {"model", "cond_stage_model"}
 
 
-def test_the_loss_of_a_network_that_knows_the_noise_is_nothing():
-    """And of one that says nothing is the noise's variance, weighted as min-SNR has it."""
-    kept = signal()
+@pytest.mark.parametrize("predicts", ["noise", "velocity"])
+def test_the_loss_of_a_network_that_knows_is_nothing(predicts):
+    """And of one that says nothing is the variance of what it should say, weighted as min-SNR has it."""
+    noising = NoiseConfig(predicts=predicts)
+    kept = signal(noising)
     blank = torch.zeros(1, 4, dtype=torch.long)
     mean = torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     batch = (mean, torch.zeros_like(mean), torch.ones(64, 4, dtype=torch.long))
@@ -127,7 +129,8 @@ def test_the_loss_of_a_network_that_knows_the_noise_is_nothing():
     class Knows(nn.Module):
         def forward(self, x, time, tokens):
             level = kept[time.long()][:, None, None, None]
-            return (x - level.sqrt() * 0.5 * mean) / (1 - level).sqrt()
+            noise = (x - level.sqrt() * 0.5 * mean) / (1 - level).sqrt()
+            return noise if predicts == "noise" else level.sqrt() * noise - (1 - level).sqrt() * 0.5 * mean
 
     class Silent(nn.Module):
         def forward(self, x, time, tokens):
@@ -135,12 +138,14 @@ def test_the_loss_of_a_network_that_knows_the_noise_is_nothing():
             return torch.zeros_like(x)
 
     silent: list[float] = []
-    assert train.noise_loss(kept, 0.5, 5.0, blank)(Knows(), batch, torch.Generator().manual_seed(1)) < 1e-6
+    assert train.noise_loss(noising, 0.5, 5.0, blank)(Knows(), batch, torch.Generator().manual_seed(1)) < 1e-6
     ratio = kept / (1 - kept)
-    for least, weights in ((0.0, torch.ones_like(kept)), (5.0, ratio.clamp(max=5) / ratio)):
-        loss = train.noise_loss(kept, 0.5, least, blank)
+    lighter = ratio.clamp(max=5) / ratio if predicts == "noise" else (ratio.clamp(max=5) + 1) / (ratio + 1)
+    variance = torch.ones_like(kept) if predicts == "noise" else kept + (1 - kept) * 0.25
+    for least, weights in ((0.0, torch.ones_like(kept)), (5.0, lighter)):
+        loss = train.noise_loss(noising, 0.5, least, blank)
         found = [loss(Silent(), batch, torch.Generator().manual_seed(seed)).item() for seed in range(60)]
-        assert abs(sum(found) / 60 - weights.mean().item()) < 0.02
+        assert abs(sum(found) / 60 - (weights * variance).mean().item()) < 0.02
     assert 0.07 < sum(silent) / len(silent) < 0.13  # captions are left out
 
 
