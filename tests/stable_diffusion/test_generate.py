@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from almanac.runtime.errors import UserError
 from almanac.stable_diffusion import tokenizer
@@ -16,7 +15,7 @@ from almanac.stable_diffusion.model import Config, LatentDiffusion, NoiseConfig,
 from almanac.stable_diffusion.noise import GaussianNoise
 from almanac.stable_diffusion.samplers import BROWNIAN, SAMPLERS
 from almanac.stable_diffusion.text_encoder import TextConfig
-from almanac.stable_diffusion.unet import UnetConfig
+from almanac.stable_diffusion.unet import Unet, UnetConfig
 
 SEEDS = (7, 0, 2**32 + 5, 7_000)
 WIDTH, HEIGHT = 24, 16
@@ -336,19 +335,17 @@ def test_long_prompts_are_read_to_their_end(negative, painter):
 def test_a_network_that_predicts_velocity_paints_what_one_that_predicts_noise_does(painter):
     kept = signal()
 
-    class Velocity(nn.Module):
-        """v = √ᾱ ε − √(1 − ᾱ) z, by a network that knows ε."""
+    class Velocity(Unet):
+        """v = √ᾱ ε − √(1 − ᾱ) z, of a network that knows ε."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.unet = painter.model.unet
-
-        def forward(self, x, time, context):
+        def forward(self, latents, time, context):
             level = kept[time.long()][:, None, None, None]
-            return (self.unet(x, time, context) - (1 - level).sqrt() * x) / level.sqrt()
+            return (super().forward(latents, time, context) - (1 - level).sqrt() * latents) / level.sqrt()
 
     model = network()
-    model.model["diffusion_model"] = Velocity()
+    unet = Velocity(model.unet.config).eval().requires_grad_(False)
+    unet.load_state_dict(model.unet.state_dict())
+    model.model["diffusion_model"] = unet
     model.config = replace(model.config, noise=NoiseConfig(predicts="velocity"))
     other = Painter(model, VOCABULARY)
     for beginning in (None, Given(picture(), mask())):
