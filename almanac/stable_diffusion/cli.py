@@ -292,7 +292,7 @@ def train(
     A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
 
     Args:
-        vae: what `train-vae` wrote: its folder, or the file in it.
+        vae: what `train-vae` wrote: its folder, or the file in it; or an autoencoder that ships: scenes-autoencoder.
         start: a model that goes on learning, instead of --vae: a shipped one, what this wrote, an official file, or hf://owner/repo. It
             keeps its sizes, autoencoder and vocabulary.
         data: scenes, emoji, or a folder of captioned pictures, as `train-vae` takes it.
@@ -308,7 +308,6 @@ def train(
         workers: processes on the cluster.
         json: print one JSON object.
     """
-    from almanac.runtime import hub
     from almanac.stable_diffusion import models
     from almanac.stable_diffusion import train as recipe
 
@@ -323,7 +322,7 @@ def train(
     chosen = recipe.with_overrides(usual, steps=steps, batch_size=batch_size, part="unet", learning_rate=learning_rate)
     folder = (out or Path("runs") / Path(data).name).absolute()
     if vae is not None:
-        begun = (Path(vae) / "model.safetensors" if Path(vae).is_dir() else hub.weights(vae)).absolute()
+        begun = (Path(vae) / "model.safetensors" if Path(vae).is_dir() else models.path_of(vae)).absolute()
     else:
         begun = models.path_of(str(start)).absolute()
 

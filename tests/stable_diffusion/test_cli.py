@@ -72,20 +72,6 @@ def test_pictures_say_how_they_were_made(diffusion, model, tmp_path):
     assert other["seed"] == 8 and np.array_equal(pixels(other["file"]), second)
 
 
-@pytest.mark.slow
-def test_a_compiled_network_paints_the_same(almanac, tmp_path, needs_data):
-    """In a process of its own: what checks types in tests can't be compiled."""
-    needs_data("mnist")
-    model = made.own(tmp_path / "tiny.safetensors")
-    painted = []
-    for more in ((), ("--compile",)):
-        how = ("--model", model, "--steps", 2, "--seed", 1, "--device", "cpu", "--json", "--out", tmp_path, *more)
-        done = almanac("stable-diffusion", "generate", "a red 3", *how)
-        assert done.returncode == 0, done.stderr
-        painted.append(pixels(json.loads(done.stdout)["images"][0]["file"]).astype(int))
-    assert abs(painted[0] - painted[1]).max() <= 2 and painted[0].std() > 0
-
-
 def test_noise_and_latents_are_given_and_kept(diffusion, model, tmp_path):
     noise = np.random.default_rng(1).normal(size=(2, 4, 6, 8)).astype(np.float32)
     np.save(tmp_path / "noise.npy", noise)

@@ -2,6 +2,8 @@
 what was not to change does not, and numbers that are not finite never become a picture."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,6 +18,7 @@ from almanac.stable_diffusion.noise import GaussianNoise
 from almanac.stable_diffusion.samplers import BROWNIAN, SAMPLERS
 from almanac.stable_diffusion.text_encoder import TextConfig
 from almanac.stable_diffusion.unet import Unet, UnetConfig
+from tests.stable_diffusion import made
 
 SEEDS = (7, 0, 2**32 + 5, 7_000)
 WIDTH, HEIGHT = 24, 16
@@ -352,6 +355,30 @@ def test_a_network_that_predicts_velocity_paints_what_one_that_predicts_noise_do
         pair = [each.job(settings("ddim"), SEEDS[:2], beginning) for each in (painter, other)]
         one, same = (finished(job) for job in pair)
         assert (one - same).abs().max() < 1e-4 and one.std() > 0.1
+
+
+COMPILED = """
+import sys, torch
+from pathlib import Path
+from almanac.stable_diffusion import models
+from almanac.stable_diffusion.generate import Settings
+torch.set_num_threads(1)
+painted = [
+    models.painter(models.load(sys.argv[1], "fp32", "cpu"), compiled=compiled).paint(Settings("a red 3", width=64, height=64, steps=2), [1])
+    for compiled in (False, True)
+]
+print((painted[0] - painted[1]).abs().max().item())
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_network_paints_the_same(tmp_path, needs_data):
+    """In a process of its own: what checks types in tests can't be compiled."""
+    needs_data("mnist")
+    model = made.own(tmp_path / "tiny.safetensors")
+    done = subprocess.run([sys.executable, "-c", COMPILED, str(model)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-3
 
 
 def test_no_guidance_does_not_see_what_is_not_wanted(painter):
