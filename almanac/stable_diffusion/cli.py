@@ -287,7 +287,8 @@ def train(
     json: bool = False,
 ) -> None:
     """Train a text encoder and a U-Net on an autoencoder's latents: from scratch with --vae, or a whole model further with --start. Writes
-    OUT/model.safetensors, the whole model, which `generate` takes as --model.
+    OUT/model.safetensors, the whole model, which `generate` takes as --model. From scratch, the text encoder learns alone at first which
+    caption is of which picture (in OUT/reading).
 
     A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from almanac.runtime import checkpoint, console, device
-from almanac.runtime.errors import UserError
+from almanac.runtime.errors import Interrupted, UserError
 from almanac.runtime.fit import FitConfig, Fitted, fit
 from almanac.stable_diffusion import data, models, tokenizer
 from almanac.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
@@ -33,6 +33,8 @@ PICTURE = 0.3
 """Weight of `picture_error`, which is 1 where an autoencoder gives back a background alone."""
 _QUIET = 8.0
 """By which the logarithm of latents' variance is lower than drawn weights have it."""
+_BLUR = 0.1
+"""Noise in latents from which captions are told, so that their finest detail does not tell which picture it is."""
 DROPPED = 0.1
 """Share of captions that are left out, for guidance (model card of Stable Diffusion 1)."""
 
@@ -52,6 +54,10 @@ class Preset:
     batch: int
     encoded: int
     """Pictures whose latents are computed before the U-Net is trained; of a larger or endless set, the first ones."""
+    reading: FitConfig | None = None
+    """How the text encoder learns, before the U-Net, which caption is of which picture; None: it learns with the U-Net alone."""
+    reading_batch: int = 64
+    """Captions and pictures, among which each is to find its own."""
     noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(predicts="velocity"))
     """How latents become noisy, and what the U-Net predicts."""
     guidance: float = 3.0
@@ -71,6 +77,7 @@ PRESETS = {
         FitConfig(10_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=500),
         32,
         20_000,
+        FitConfig(1_500, learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, save_every=500),
     ),
     "gpu": Preset(
         64,
@@ -82,6 +89,8 @@ PRESETS = {
         FitConfig(25_000, learning_rate=4e-4, warmup_steps=500, ema_decay=0.9995, save_every=2_500),
         256,
         200_000,
+        FitConfig(3_000, learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, save_every=1_000),
+        512,
     ),
     # The model card of Stable Diffusion 1: AdamW, 2,048 pictures a step, 1e-4 after a warm-up of 10,000 steps.
     "paper": Preset(
@@ -103,9 +112,9 @@ PRESETS = {
         ),
         32,
         0,
-        NoiseConfig(),
-        7.5,
-        0.0,
+        noise=NoiseConfig(),
+        guidance=7.5,
+        least_snr=0.0,
     ),
 }
 
@@ -251,14 +260,30 @@ def train(
     kept = Latents(first, examples, ahead=bool(preset.encoded))
     torch.manual_seed(seed)
     learner = Learner(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def in_batches(size: int) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+        order = Batches(examples, size, seed)
+
+        def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
+            numbers = order(number)
+            return (*kept(numbers), tokens_of(words, examples.captions(numbers, number), text.positions))
+
+        return batch
+
+    painting = resume and (out / "last.pt").is_file()
     if isinstance(begun, PaintingModel):
         learner.unet.load_state_dict(begun.network.unet.state_dict())
         learner.text_encoder.load_state_dict(begun.network.text_encoder.state_dict())
-    order = Batches(examples, preset.batch, seed)
-
-    def batches(number: int) -> tuple[Tensor, Tensor, Tensor]:
-        numbers = order(number)
-        return (*kept(numbers), tokens_of(words, examples.captions(numbers, number), text.positions))
+    elif preset.reading is not None and not painting:
+        matcher = Matcher(learner.text_encoder, config.autoencoder.latents)
+        batches, folder = in_batches(min(preset.reading_batch, len(examples))), out / "reading"
+        how = {"seed": seed, "device_name": device_name, "resume": resume}
+        try:
+            read = fit(matcher, matching_loss(config.autoencoder.scale), batches, preset.reading, folder, **how)
+        except Interrupted as stopped:
+            raise Interrupted(stopped.what, f"go on with --resume --out {out}") from None
+        matcher.load_state_dict(read.weights)
+    batches = in_batches(preset.batch)
 
     blank = tokens_of(words, [""], text.positions)
     loss = noise_loss(config.noise, config.autoencoder.scale, preset.least_snr, blank)
@@ -279,7 +304,7 @@ def train(
         out,
         seed=seed,
         device_name=device_name,
-        resume=resume,
+        resume=resume if preset.reading is None else painting,
         validate=validate,
     )
     learner.load_state_dict(fitted.weights)
@@ -344,6 +369,52 @@ class Learner(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """The noise in latents."""
         return self.unet(latents, time, self.text_encoder(tokens))
+
+
+class Matcher(nn.Module):
+    """Says which caption is of which picture (CLIP, Radford et al. 2021, §2.3), so that a text encoder learns what words say of pictures
+    before a U-Net reads it: the loss of a U-Net hardly asks (docs/log.md).
+
+    Args:
+        text_encoder: learns.
+        latents: channels of the pictures' latents.
+        width: numbers that a caption and a picture are compared by.
+    """
+
+    def __init__(self, text_encoder: TextEncoder, latents: int, width: int = 128):
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.say = nn.Linear(text_encoder.config.width, width)
+        self.look = nn.Sequential(
+            nn.Conv2d(latents, 64, 3, 2, 1), nn.GELU(), nn.Conv2d(64, 128, 3, 2, 1), nn.GELU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 16, 256), nn.GELU(), nn.Linear(256, width),
+        )  # fmt: skip
+        self.sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(
+        self, latents: Float[Tensor, "batch channels height width"], tokens: Int[Tensor, "batch words"]
+    ) -> Float[Tensor, "batch batch"]:
+        """How well each caption (a row) fits each picture: logits."""
+        said = F.normalize(self.say(self.text_encoder(tokens).mean(1)).float(), dim=1)
+        seen = F.normalize(self.look(latents).float(), dim=1)
+        return self.sharpness.exp().clamp(max=100) * said @ seen.T
+
+
+def matching_loss(scale: float) -> Callable[[nn.Module, tuple[Tensor, Tensor, Tensor], torch.Generator], Tensor]:
+    """The loss of a `Matcher`: each caption is to find its picture, and each picture its caption.
+
+    Args:
+        scale: of latents.
+    """
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        mean, deviation, tokens = batch
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        logits = model(scale * mean + (scale * deviation + _BLUR) * noise, tokens)
+        own = torch.arange(len(logits), device=logits.device)
+        return 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
+
+    return loss
 
 
 def noise_loss(

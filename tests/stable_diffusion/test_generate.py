@@ -129,7 +129,7 @@ def test_a_job_goes_on_only_with_what_it_began_with(painter):
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
-@pytest.mark.parametrize("sampler", ["plms", "lms", "euler_a", "dpmpp_2s_a", *BROWNIAN])
+@pytest.mark.parametrize("sampler", ["plms", "lms", "euler_a", "dpmpp_2s_a", *sorted(BROWNIAN)])
 def test_a_preview_disturbs_nothing(sampler, beginning, painter):
     given, seen = BEGINNINGS[beginning], []
     job = painter.job(settings(sampler), SEEDS[:2], given)

@@ -1,5 +1,6 @@
 """Both parts of the recipe, at a size that takes seconds: what is learnt, what is written, and that a run goes on where it was stopped."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from almanac.runtime import checkpoint
-from almanac.runtime.errors import UserError
+from almanac.runtime.errors import Interrupted, UserError
 from almanac.runtime.fit import FitConfig
 from almanac.stable_diffusion import models, train
 from almanac.stable_diffusion.autoencoder import AutoencoderConfig
@@ -67,13 +68,14 @@ def test_what_is_written_paints(whole):
     assert pictures.shape == (2, 3, 32, 32) and pictures.isfinite().all() and not torch.equal(*pictures)
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "unet"])
+@pytest.mark.parametrize("part", ["autoencoder", "unet", "unet that reads first"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(part, folder, autoencoder, whole, tmp_path):
     def run(steps: int, resume: bool) -> None:
         # The learning rate falls over the whole run, so a stopped one is a whole one whose file was written early.
         config = replace(TINY.fit, steps=steps, final_ratio=1.0)
-        preset = replace(TINY, fit=config, autoencoder_fit=config)
-        if part == "unet":
+        reading = replace(config, steps=3) if "reads" in part else None
+        preset = replace(TINY, fit=config, autoencoder_fit=config, reading=reading, reading_batch=5)
+        if "unet" in part:
             train.train(folder, autoencoder, tmp_path, preset, device_name="cpu", resume=resume)
         else:
             train.train_autoencoder(folder, tmp_path, preset, device_name="cpu", resume=resume)
@@ -81,11 +83,46 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(part, folder, autoen
     run(6, resume=False)
     run(12, resume=True)
     stopped, _ = checkpoint.load_weights(tmp_path / "model.safetensors", "stable_diffusion")
-    for name in ("last.pt", "best.pt"):
-        (tmp_path / name).unlink()
+    for path in tmp_path.rglob("*.pt"):
+        path.unlink()
     run(12, resume=False)
     through, _ = checkpoint.load_weights(tmp_path / "model.safetensors", "stable_diffusion")
     assert all(torch.equal(stopped[name], through[name]) for name in through)
+
+
+def test_the_text_encoder_first_learns_which_caption_is_whose(folder, autoencoder, tmp_path, monkeypatch):
+    reading = FitConfig(40, learning_rate=3e-3, warmup_steps=2, save_every=40, precision="fp32")
+    still = replace(TINY.fit, steps=1, learning_rate=1e-12, weight_decay=0.0)
+    preset = replace(TINY, reading=reading, reading_batch=18, fit=still)
+    train.train(folder, autoencoder, tmp_path, preset, device_name="cpu")
+    state = checkpoint.load_state(tmp_path / "reading" / "last.pt")
+    assert state["loss"] < 0.7 * math.log(18)  # chance
+    read = state["ema"]["weights"]
+    tensors, _ = checkpoint.load_weights(tmp_path / "model.safetensors", "stable_diffusion")
+    beginning, said = "cond_stage_model.transformer.", "text_encoder."
+    own = {name.removeprefix(beginning): tensor for name, tensor in tensors.items() if name.startswith(beginning)}
+    assert own and all(torch.equal(read[said + name].bfloat16(), tensor) for name, tensor in own.items())
+
+    def stopped(*_, **__):
+        raise Interrupted("stopped at step 3 and saved", f"go on with --resume --out {tmp_path}/reading")
+
+    monkeypatch.setattr(train, "fit", stopped)
+    with pytest.raises(Interrupted) as told:
+        train.train(folder, autoencoder, tmp_path / "other", preset, device_name="cpu")
+    assert told.value.hint == f"go on with --resume --out {tmp_path / 'other'}"
+
+
+def test_the_loss_of_who_knows_which_caption_is_whose_is_nothing():
+    latents, tokens = torch.randn(9, 4, 4, 4), torch.zeros(9, 5, dtype=torch.long)
+    batch = (latents, torch.zeros_like(latents), tokens)
+    for logits, expected in ((100 * torch.eye(9), 0.0), (torch.zeros(9, 9), math.log(9))):
+
+        class Says(nn.Module):
+            def forward(self, latents, tokens, logits=logits):
+                return logits
+
+        found = train.matching_loss(0.5)(Says(), batch, torch.Generator().manual_seed(0))
+        assert abs(found.item() - expected) < 1e-5
 
 
 def test_a_decoder_goes_on_learning_and_latents_stay_what_they_are(folder, autoencoder, whole, tmp_path):
