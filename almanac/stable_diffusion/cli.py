@@ -98,7 +98,7 @@ def generate(
     from almanac.stable_diffusion import generate_file
     from almanac.stable_diffusion.generate import Settings
 
-    settings = Settings(prompt, negative_prompt, 0, 0, steps, 0, sampler, schedule, eta, strength)
+    settings = Settings(prompt, negative_prompt, 0, 0, steps, 0.0, sampler, schedule, eta, strength)
     if like is not None:
         from almanac.stable_diffusion import metadata
 
