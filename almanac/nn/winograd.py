@@ -44,8 +44,10 @@ class Conv3x3(nn.Conv2d):
             return super().forward(input)
         bias: Any = self.bias
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
-            return _Convolve.apply(input, self.weight, bias)  # pyright: ignore[reportReturnType]
-        return _convolve(input, self._filters(), bias)
+            found: Any = _Convolve.apply(_pixels(input), self.weight, bias)
+        else:
+            found = _convolve(_pixels(input), self._filters(), bias)
+        return found.permute(0, 3, 1, 2)
 
     def _pays(self, x: Tensor) -> bool:
         fits = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
@@ -79,13 +81,13 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """dx is dy convolved by the mirrored filters; dw is made of the products of what squares of x and of dy become."""
         x, weight = ctx.saved_tensors
-        (given,) = gradients
+        given = gradients[0].contiguous()
         to_x, to_weight, to_bias = ctx.needs_input_grad
         mirrored = _transformed(weight.flip(2, 3).transpose(0, 1)) if to_x else None
         return (
-            None if mirrored is None else _convolve(given, mirrored, given.new_zeros(x.shape[1])),
-            _weight_gradient(_pixels(x), _pixels(given)) if to_weight else None,
-            given.sum((0, 2, 3)) if to_bias else None,
+            None if mirrored is None else _convolve(given, mirrored, given.new_zeros(x.shape[3])),
+            _weight_gradient(x, given) if to_weight else None,
+            given.sum((0, 1, 2)) if to_bias else None,
         )
 
 
@@ -103,17 +105,18 @@ def _both_sides() -> Float[Tensor, "16 9"]:
         return torch.kron(g, g)
 
 
-def _convolve(x: Tensor, filters: Float[Tensor, "16 width outside"], bias: Tensor) -> Tensor:
+def _convolve(
+    pixels: Float[Tensor, "batch height row width"], filters: Float[Tensor, "16 width outside"], bias: Tensor
+) -> Float[Tensor, "batch height row outside"]:
     """Transform squares, multiply, and transform back."""
-    pixels, offsets = _pixels(x), bias.detach().numpy()
     found = torch.empty(*pixels.shape[:3], filters.shape[2])
-    source, target = pixels.numpy(), found.numpy()
+    source, target, offsets = pixels.detach().numpy(), found.numpy(), bias.detach().numpy()
     for first, last, count in _strips(pixels):
         squares, products = _room("squares", count, filters.shape[1]), _room("products", count, filters.shape[2])
         _in_parts(take, source, squares.numpy(), first, last)
         torch.bmm(squares, filters, out=products)
         _in_parts(put, target, products.numpy(), first, last, offsets)
-    return found.permute(0, 3, 1, 2)
+    return found
 
 
 def _weight_gradient(pixels: Tensor, given: Tensor) -> Float[Tensor, "outside width 3 3"]:
@@ -129,7 +132,7 @@ def _weight_gradient(pixels: Tensor, given: Tensor) -> Float[Tensor, "outside wi
 
 
 def _pixels(x: Tensor) -> Float[Tensor, "batch height row channels"]:
-    return x.detach().permute(0, 2, 3, 1).contiguous()
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _strips(pixels: Tensor) -> Iterator[tuple[int, int, int]]:

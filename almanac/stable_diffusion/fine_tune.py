@@ -260,8 +260,8 @@ def _header(model: PaintingModel, examples: CaptionedSet, facts: dict[str, Any])
 
 
 def _added(adapter: nn.Module, layer: nn.Module, given: tuple[Tensor, ...], gave: Tensor) -> Tensor:
-    """A layer's output with its change; not in place, which a convolution of `nn.winograd` does not allow."""
-    return gave + adapter(given[0])
+    """A layer's output with its change: in place, so that nothing is kept twice, and its strides stay."""
+    return gave.add_(adapter(given[0]))
 
 
 def _layers(network: LatentDiffusion, preset: Preset) -> dict[str, nn.Linear | nn.Conv2d]:

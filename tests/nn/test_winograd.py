@@ -34,6 +34,8 @@ def test_outputs_and_gradients_are_those_of_the_definition(shape, last):
         assert mine.shape == its.shape and (mine - its).abs().max() < 1e-5 * max(its.abs().max(), 1)
     with torch.inference_mode():
         assert torch.equal(ours(x), made[0][0])
+    changed = ours(x.clone().requires_grad_()).add_(1.0)  # in place, as changes of a layer are
+    changed.sum().backward()
 
 
 def test_strips_and_threads_change_nothing(monkeypatch):

@@ -10,6 +10,9 @@ from almanac.stable_diffusion.noise import GaussianNoise
 from tests.stable_diffusion import made
 from tests.stable_diffusion.test_samplers import PEERS, SEEDS
 
+NEAR = 1e-4
+"""Of the largest latent. What networks of random weights make of a last digit in 20 steps depends on the processor's convolutions: up to
+2e-5 with AVX-512, 1e-4 with PyTorch's own on AVX2."""
 PROMPT, NEGATIVE = "a photo of a cat, sitting on a red chair", "blurry"
 
 
@@ -61,7 +64,7 @@ def test_text_to_image(which, folders, vocabulary):
     while not job.done:
         job.advance()
     far = (job.latents() - expected).abs().max() / expected.abs().max()
-    assert far < (2e-4 if name == "dpmpp_sde" else 4e-6)  # a path that is read a hair beside is other noise
+    assert far < (2e-4 if name == "dpmpp_sde" else 1e-5)  # a path that is read a hair beside is other noise
 
 
 def both(job):
@@ -86,7 +89,7 @@ def test_image_to_image(which, strength, folders, vocabulary):
     images = torch.stack([picture()] * 2) / 2 + 0.5
     expected = peer(**asked, image=images, strength=strength, generator=generators(), output_type="latent").images
     latents, _ = both(painter.job(settings, SEEDS, Given(picture())))
-    assert (latents - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert (latents - expected).abs().max() < NEAR * expected.abs().max()
 
 
 @pytest.mark.parametrize("channels", [4, 9])
@@ -111,6 +114,6 @@ def test_inpainting(channels, strength, folders, vocabulary):
     ).images
     job = painter.job(settings, SEEDS, Given(picture(), mask))
     latents, _ = both(job)
-    assert (latents - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert (latents - expected).abs().max() < NEAR * expected.abs().max()
     outside = mask < 0.5
     assert torch.equal(job.pictures()[..., outside], torch.stack([picture()] * 2)[..., outside])

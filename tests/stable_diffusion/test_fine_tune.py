@@ -16,7 +16,6 @@ from almanac.runtime.errors import Interrupted, UserError
 from almanac.stable_diffusion import data, fine_tune, lora, models, published, tokenizer
 from almanac.stable_diffusion import train as scratch
 from almanac.stable_diffusion.fine_tune import Adapters, Preset
-from almanac.stable_diffusion.model import signal as kept
 from almanac.stable_diffusion.models import PaintingModel
 from tests.stable_diffusion import made
 
@@ -101,7 +100,7 @@ def loss_of(model: PaintingModel, pictures) -> float:
     config, examples = model.network.config, data.load(str(pictures), "train", 64)
     numbers = range(len(examples))
     blank = scratch.tokens_of(model.vocabulary, [""], config.text.positions)
-    loss = scratch.noise_loss(kept(config.noise), config.autoencoder.scale, 5.0, blank)
+    loss = scratch.noise_loss(config.noise, config.autoencoder.scale, 5.0, blank)
     tokens = scratch.tokens_of(model.vocabulary, examples.captions(numbers), config.text.positions)
     with torch.no_grad():
         batch = (*model.network.autoencoder.encode(examples.pictures(numbers)), tokens)
