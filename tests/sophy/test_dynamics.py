@@ -2,6 +2,7 @@
 
 import math
 
+import casadi
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,6 @@ def test_all_numbers_give_the_same():
     steered = [moved(*state[:3], state[3] + sign * step, slips)[1][2] for sign in (1, -1)]
     assert math.isclose(tensors[3].grad.item(), (steered[0] - steered[1]) / (2 * step), rel_tol=1e-5)
 
-    casadi = pytest.importorskip("casadi")
     symbols = casadi.SX.sym("state", 8)
     made = moved(*casadi.vertsplit(symbols[:4]), casadi.vertsplit(symbols[4:]))
     function = casadi.Function("moved", [symbols], [casadi.vertcat(*made[0], *made[1])])

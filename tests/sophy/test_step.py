@@ -25,7 +25,7 @@ class Cars:
     def drive(self, seconds: float, **asked) -> "Cars":
         for name, value in asked.items():
             self.given[getattr(step, name)] = value
-        step.advance(CAR, DRIVE, self.state, self.given, self.seen, round(seconds * step.RATE), False)
+        step.advance(CAR, DRIVE, self.state, self.given, self.seen, round(seconds * step.RATE))
         return self
 
 

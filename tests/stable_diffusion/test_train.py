@@ -13,6 +13,7 @@ from almanac.runtime.fit import FitConfig
 from almanac.stable_diffusion import models, train
 from almanac.stable_diffusion.autoencoder import AutoencoderConfig
 from almanac.stable_diffusion.generate import Settings
+from almanac.stable_diffusion.matcher import matching_loss
 from almanac.stable_diffusion.model import NoiseConfig, signal
 from almanac.stable_diffusion.text_encoder import TextConfig
 from almanac.stable_diffusion.unet import UnetConfig
@@ -121,7 +122,7 @@ def test_the_loss_of_who_knows_which_caption_is_whose_is_nothing():
             def forward(self, latents, tokens, logits=logits):
                 return logits
 
-        found = train.matching_loss(0.5)(Says(), batch, torch.Generator().manual_seed(0))
+        found = matching_loss(0.5)(Says(), batch, torch.Generator().manual_seed(0))
         assert abs(found.item() - expected) < 1e-5
 
 

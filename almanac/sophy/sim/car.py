@@ -94,12 +94,6 @@ class CarSpec:
     """rad/s."""
     tyre_front: TyreSpec
     tyre_rear: TyreSpec
-    gears: tuple[float, ...] = ()
-    """Turns of the engine for one of the wheels; none: power at any speed."""
-    engine_speed: float = 0.0
-    """rad/s, at which power peaks."""
-    shift: float = 0.0
-    """s without torque while gears change."""
     air: float = 1.2
     """Density, kg/m³."""
     drag_height: float = 0.0
@@ -206,8 +200,6 @@ def _numbers(kind: type[Any], said: dict[str, Any], where: str) -> dict[str, Any
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise UserError(f"{where} has {name} {value}", "give a number")
             value = float(value)
-        elif name == "gears":
-            value = tuple(map(float, value))
         found[name] = value
     return found
 

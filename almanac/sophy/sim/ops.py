@@ -68,17 +68,6 @@ def maximum(x: Any, least: float) -> Any:
     return library.fmax(x, least) if library.__name__ == "casadi" else x.clamp(min=least)
 
 
-@shared
-def minimum(x: Any, most: float) -> Any:
-    """The smaller of a number and a constant."""
-    return -maximum(-x, -most)
-
-
-def sign(x: Any) -> Any:
-    """−1, 0 or 1."""
-    return _library(x).sign(x)
-
-
 # How compiled loops compute them, of float32. The series are those of Hastings 1955 (Abramowitz and Stegun, 4.3.97 and 4.4.49), to 2e-8.
 
 
@@ -117,4 +106,3 @@ overload(atan)(lambda x: inspect.unwrap(_atan))
 overload(sqrt)(lambda x: lambda x: np.sqrt(x))
 overload(absolute)(lambda x: lambda x: abs(x))
 overload(maximum)(lambda x, least: lambda x, least: larger(x, float32(least)))
-overload(sign)(lambda x: lambda x: float32(1) if x > float32(0) else (float32(-1) if x < float32(0) else float32(0)))

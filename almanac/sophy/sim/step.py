@@ -1,6 +1,6 @@
 """Cars through time, 240 steps a second: the equations of `dynamics` for many cars at once, in blocks of lanes whose numbers lie side by
-side, so that each instruction works on as many cars as a vector holds. Wheels turn by an implicit step, because a tyre at speed answers
-faster than a step is long; positions follow the new speeds."""
+side, as vectors would have them (LLVM does not make vectors of the loop yet: docs/log.md). Wheels turn by an implicit step, because a
+tyre at speed answers faster than a step is long; positions follow the new speeds."""
 
 from typing import Any, NamedTuple
 
@@ -24,12 +24,11 @@ X, Y, YAW, VX, VY, TURN, SPIN, STEER, THROTTLE, BRAKE, AX, AY, STATES = 0, 1, 2,
 pedals (0 to 1) are, and what tyres and air accelerate it by, smoothed (m/s²)."""
 # Rows of what a step is given.
 (
-    STEER_TO, THROTTLE_TO, BRAKE_TO, GRIP, HOLD, PULL_X, PULL_Y, WEIGHT, PRESSED, HELD, GEARING, ENGAGED, ABS, TRACTION, GIVEN,
-) = 0, 1, 2, 3, 7, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20  # fmt: skip
+    STEER_TO, THROTTLE_TO, BRAKE_TO, GRIP, HOLD, PULL_X, PULL_Y, WEIGHT, PRESSED, HELD, ENGAGED, ABS, TRACTION, GIVEN,
+) = 0, 1, 2, 3, 7, 11, 12, 13, 14, 15, 16, 17, 18, 19  # fmt: skip
 """What driver and road ask: steering (rad) and pedals (0 to 1), grip of the ground at each wheel and what it holds back (parts of the
 load, each four rows), gravity along the ground (m/s², east and north) and into it, downforce and drag as parts of those in still air,
-turns of the engine for one of the wheels, whether the engine is engaged, and whether brakes and throttle are held back from slipping (0
-or 1)."""
+whether the engine is engaged, and whether brakes and throttle are held back from slipping (0 or 1)."""
 # Rows of what is seen of the last step.
 LOAD, SLIP, ANGLE, SEEN = 0, 4, 8, 12
 """Loads (N), slip ratios and slip angles (rad), of each wheel."""
@@ -38,6 +37,8 @@ _SMOOTH = 0.05
 """s over which accelerations are smoothed before load follows them: springs and dampers, and no algebraic loop."""
 _SLOWEST = 1.0
 """m/s below which slip is no longer measured against a wheel's speed."""
+_SLOWEST_TURN = 20.0
+"""rad/s of the driven wheels below which the engine gives no more torque: it has its power at any speed above, as if gears had no steps."""
 _PEDAL = 0.1
 """s that a pedal takes from end to end."""
 
@@ -47,8 +48,6 @@ class Drive(NamedTuple):
 
     power: Any
     """W."""
-    engine_speed: Any
-    """rad/s, at which power peaks."""
     differential: Any
     """N m s/rad."""
     brake_front: Any
@@ -68,7 +67,6 @@ def numbers(car: CarSpec) -> tuple[Car, Drive]:
     """A car as compiled loops take it: in float32."""
     drive = Drive(
         car.power,
-        car.engine_speed or 1.0,
         car.differential,
         0.5 * car.brake_front * car.brake_torque,
         0.5 * (1 - car.brake_front) * car.brake_torque,
@@ -105,9 +103,7 @@ def bounded(x: Any, least: Any, most: Any) -> Any:
 
 
 @compiled
-def advance(
-    car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: np.ndarray, steps: int, geared: bool
-) -> None:
+def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: np.ndarray, steps: int) -> None:
     """Move all cars by some steps.
 
     Args:
@@ -117,7 +113,6 @@ def advance(
         given: float32, `GIVEN` × cars.
         seen: float32, `SEEN` × cars; written to.
         steps: how many.
-        geared: whether `GEARING` says how fast the engine turns; else it has its power at any speed.
     """
     cars = state.shape[1]
     now = np.zeros((STATES + GIVEN + SEEN, LANES), np.float32)
@@ -130,7 +125,7 @@ def advance(
             now[STATES + row, :count] = given[row, first : first + count]
             now[STATES + row, count:] = given[row, first]
         for _ in range(steps):
-            _step(car, drive, now, geared)
+            _step(car, drive, now)
         for row in range(STATES):
             state[row, first : first + count] = now[row, :count]
         for row in range(SEEN):
@@ -138,7 +133,7 @@ def advance(
 
 
 @compiled
-def _step(car: Car, drive: Drive, now: np.ndarray, geared: bool) -> None:
+def _step(car: Car, drive: Drive, now: np.ndarray) -> None:
     """One step of a block."""
     time, half = float32(1 / RATE), float32(0.5)
     pedal, smooth = float32(1 / RATE / _PEDAL), float32(1 / RATE / _SMOOTH)
@@ -216,12 +211,7 @@ def _step(car: Car, drive: Drive, now: np.ndarray, geared: bool) -> None:
         mean = half * (spins[2] + spins[3])
         part = bounded((larger(rl[4], rr[4]) - float32(0.9)) * float32(2.5), zero, one)
         asked = throttle * (one - now[STATES + TRACTION, i] * part) * now[STATES + ENGAGED, i]
-        if geared:
-            gearing = now[STATES + GEARING, i]
-            turns = bounded(mean * gearing / drive.engine_speed, zero, float32(1.3))
-            torque = asked * drive.power / drive.engine_speed * gearing * (one + turns - turns * turns)
-        else:
-            torque = asked * drive.power / larger(mean, float32(20))
+        torque = asked * drive.power / larger(mean, float32(_SLOWEST_TURN))
         apart = half * drive.differential * (spins[2] - spins[3])
         blocked = now[STATES + ABS, i]
         brakes = (

@@ -165,11 +165,14 @@ def _from_csv(path: Path, width: float) -> Track:
             said = [each.strip() for each in row]
             if not said or not said[0]:
                 continue
-            if said[0].startswith("#") or not _is_number(said[0]):
-                if any("_ft" in each or "feet" in each for each in said):
-                    raise UserError(f"{path} is in feet", "give metres")
-                continue
-            rows.append([float(each) for each in said])
+            if any("_ft" in each or "feet" in each for each in said):
+                raise UserError(f"{path} is in feet", "give metres")
+            try:
+                rows.append([float(each) for each in said])
+            except ValueError:
+                if rows:
+                    raise
+                # what stands above the numbers says what they are
     points = np.array(rows)
     if points.ndim != 2 or points.shape[1] not in (2, 4):
         raise UserError(f"{path} has no points", "give lines of x, y, width to the right, width to the left, in metres")
@@ -304,11 +307,3 @@ def _check(track: Track, path: Path) -> None:
 
 def _wrapped(angle: float) -> float:
     return (angle + math.pi) % (2 * math.pi) - math.pi
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
