@@ -152,21 +152,24 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         async for shows in answer(state, state["leaf"], _Wish(*wishes)):
             yield *shows, gr.skip()
 
-    def undo(state: Conversation, event: gr.UndoData) -> tuple:
+    def undo(state: Conversation, kept: list[Conversation], event: gr.UndoData) -> tuple:
         node = talk.path(state)[_at(event.index)]
         state = {**state, "leaf": node["parent"]}
-        return state, *_view(state), node["content"]
+        return *remember(state, kept), *_view(state), node["content"]
 
     @tells_errors
-    def turn(state: Conversation, event: gr.EventData) -> tuple:
+    def turn(state: Conversation, kept: list[Conversation], event: gr.EventData) -> tuple:
         if event.node not in state["nodes"]:
             raise UserError("this version is not part of the conversation", "reload the page")
         state = talk.turn_to(state, event.node)
-        return state, *_view(state)
+        return *remember(state, kept), *_view(state)
 
     def remember(state: Conversation, kept: list[Conversation]) -> tuple:
         kept = _kept(kept, state)
-        return kept, _list(kept, state), gr.update(submit_btn=True, stop_btn=False), _downloads(state)
+        return state, kept, _list(kept, state), _downloads(state)
+
+    def rest(state: Conversation, kept: list[Conversation]) -> tuple:
+        return *remember(state, kept), gr.update(submit_btn=True, stop_btn=False)
 
     def begin(kept: list[Conversation]) -> tuple:
         state = talk.new()
@@ -180,14 +183,14 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         return _list(kept, talk.new()), visitor or secrets.token_hex(8)
 
     @tells_errors
-    def vote(state: Conversation, who: str, event: gr.LikeData) -> tuple:
+    def vote(state: Conversation, kept: list[Conversation], who: str, event: gr.LikeData) -> tuple:
         node = talk.path(state)[_at(event.index)]
         thumb = 0 if event.liked is None or event.liked == "" else 1 if event.liked in (True, "Like") else -1
         state = talk.changed(state, node["id"], thumb=thumb)
         _store().record(_vote(state, node["id"], who))
         if not thumb:
-            return state, "", _ALONE, gr.skip()
-        return state, node["id"], gr.update(visible=True), gr.update(choices=list(_TAGS[thumb]), value=[])
+            return *remember(state, kept), "", _ALONE, gr.skip()
+        return *remember(state, kept), node["id"], gr.update(visible=True), gr.update(choices=list(_TAGS[thumb]), value=[])
 
     @tells_errors
     def comment_on(state: Conversation, node: str, who: str, chosen: list[str], words: str, agreed: bool) -> tuple:
@@ -201,14 +204,13 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         said.retry(retry, [shown, *settings], spoken, concurrency_limit=None, **_QUIET),
         said.edit(edit, [shown, *settings], spoken, concurrency_limit=None, **_QUIET),
     ]
-    quick = [
-        said.undo(undo, shown, [shown, *view, text], **_QUIET),
-        turning.turn(turn, shown, [shown, *view], **_QUIET),
-        said.like(vote, [shown, visitor], [shown, voted, ballot, tags], **_QUIET),
-    ]
-    for event in (*running, *quick):
-        event.then(remember, [shown, kept], [kept, earlier, text, exports], **_QUIET)
-    text.stop(remember, [shown, kept], [kept, earlier, text, exports], cancels=cast(Any, running), **_QUIET)
+    memory = [shown, kept, earlier, exports]
+    for event in running:
+        event.then(rest, [shown, kept], [*memory, text], **_QUIET)
+    text.stop(rest, [shown, kept], [*memory, text], cancels=cast(Any, running), **_QUIET)
+    said.undo(undo, [shown, kept], [*memory, *view, text], **_QUIET)
+    turning.turn(turn, [shown, kept], [*memory, *view], **_QUIET)
+    said.like(vote, [shown, kept, visitor], [*memory, voted, ballot, tags], **_QUIET)
     fresh.click(begin, kept, [shown, *view, told, earlier, ballot, exports], **_QUIET)
     earlier.input(open_one, [earlier, kept], [shown, *view, system, ballot, exports], **_QUIET)
     send_vote.click(comment_on, [shown, voted, visitor, tags, comment, consent], [ballot, comment], **_QUIET)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -28,6 +28,8 @@ from almanac.stable_diffusion import scenes
 
 ENDLESS = 2**40
 """Examples of a set that is made as it is read."""
+_SEEN = 20_000
+"""Examples, at most, among which plain ones are looked for."""
 _EVERY = 10
 """Of a folder without parts, one picture in so many is for testing."""
 
@@ -44,6 +46,8 @@ class CaptionedSet:
     """Of a number."""
     caption: Callable[[int, random.Random], str]
     """Of a number: one of the ways to caption it, as the random numbers have it."""
+    is_plain: Callable[[int], bool] | None = None
+    """Of a number: whether a training should begin with such pictures; None: no picture is simpler than others."""
 
     def __len__(self) -> int:
         return self.count
@@ -84,7 +88,10 @@ def load(name: str, split: str = "train", size: int = 64, seed: int = 0) -> Capt
         def caption(number: int, draw: random.Random) -> str:
             return scenes.caption(scenes.draw(number, split, seed), draw)
 
-        return CaptionedSet("scenes", size, ENDLESS, picture, caption)
+        def is_plain(number: int) -> bool:
+            return scenes.draw(number, split, seed).background == "black"
+
+        return CaptionedSet("scenes", size, ENDLESS, picture, caption, is_plain)
     found = _emoji(split) if name == "emoji" else _own(Path(name), split)
     return _held(Path(name).name, found, size)
 
@@ -96,21 +103,31 @@ class Batches:
         examples: the set.
         batch_size: examples a batch.
         seed: of their order.
+        plain: pictures in the first batches, which are plain ones.
     """
 
-    def __init__(self, examples: CaptionedSet, batch_size: int, seed: int):
+    def __init__(self, examples: CaptionedSet, batch_size: int, seed: int, plain: int = 0):
         if len(examples) < batch_size:
             what = f"{examples.name} has {len(examples)} pictures, fewer than a batch of {batch_size}"
             raise UserError(what, "add pictures, or use a smaller --batch-size")
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.plain = torch.empty(0, dtype=torch.long)
+        if plain and examples.is_plain:
+            self.plain = torch.tensor([each for each in range(min(len(examples), _SEEN)) if examples.is_plain(each)])
+        self.begun = plain // batch_size if len(self.plain) >= batch_size else 0
 
     def __call__(self, number: int) -> list[int]:
         """The examples of batch `number`."""
+        if number < self.begun:
+            return self.plain[self._some(len(self.plain), number)].tolist()
         if self.examples.count == ENDLESS:
             return list(range(number * self.batch_size, (number + 1) * self.batch_size))
-        epoch, place = divmod(number, len(self.examples) // self.batch_size)
-        shuffled = order(len(self.examples), self.seed, epoch)
-        return shuffled[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        return self._some(len(self.examples), number).tolist()
+
+    def _some(self, count: int, number: int) -> Int[Tensor, " batch"]:
+        """Of so many, batch `number` of those that take turns."""
+        epoch, place = divmod(number, count // self.batch_size)
+        return order(count, self.seed, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
 
 Captions = Callable[[random.Random], str]

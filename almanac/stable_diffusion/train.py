@@ -57,6 +57,8 @@ class Preset:
     """How the text encoder learns, before the U-Net, which caption is of which picture; None: it learns with the U-Net alone."""
     reading_batch: int = 64
     """Captions and pictures, among which each is to find its own."""
+    plain: int = 0
+    """Pictures that the U-Net begins with, which are plain ones if the set knows such (a curriculum, Bengio et al. 2009; docs/log.md)."""
     noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(predicts="velocity"))
     """How latents become noisy, and what the U-Net predicts."""
     guidance: float = 3.0
@@ -77,6 +79,7 @@ PRESETS = {
         32,
         20_000,
         FitConfig(1_500, learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, save_every=500),
+        plain=24_000,
     ),
     "gpu": Preset(
         64,
@@ -90,6 +93,7 @@ PRESETS = {
         200_000,
         FitConfig(3_000, learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, save_every=1_000),
         512,
+        plain=100_000,
     ),
     # The model card of Stable Diffusion 1: AdamW, 2,048 pictures a step, 1e-4 after a warm-up of 10,000 steps.
     "paper": Preset(
@@ -260,8 +264,8 @@ def train(
     torch.manual_seed(seed)
     learner = Learner(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def in_batches(size: int) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
-        order = Batches(examples, size, seed)
+    def in_batches(size: int, plain: int = 0) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+        order = Batches(examples, size, seed, plain)
 
         def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
             numbers = order(number)
@@ -282,7 +286,7 @@ def train(
         except Interrupted as stopped:
             raise Interrupted(stopped.what, f"go on with --resume --out {out}") from None
         matcher.load_state_dict(read.weights)
-    batches = in_batches(preset.batch)
+    batches = in_batches(preset.batch, preset.plain if isinstance(begun, Path) else 0)
 
     blank = tokens_of(words, [""], text.positions)
     loss = noise_loss(config.noise, config.autoencoder.scale, preset.least_snr, blank)

@@ -11,7 +11,7 @@ from almanac.chat.feedback import FeedbackStore
 from tests.chat import made
 from tests.e2e.conftest import serving
 
-ENOUGH = 30_000
+ENOUGH = 60_000
 """ms for what takes a second on a machine that has nothing else to do."""
 
 
