@@ -190,7 +190,12 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         _store().record(_vote(state, node["id"], who))
         if not thumb:
             return *remember(state, kept), "", _ALONE, gr.skip()
-        return *remember(state, kept), node["id"], gr.update(visible=True), gr.update(choices=list(_TAGS[thumb]), value=[])
+        return (
+            *remember(state, kept),
+            node["id"],
+            gr.update(visible=True),
+            gr.update(choices=list(_TAGS[thumb]), value=[]),
+        )
 
     @tells_errors
     def comment_on(state: Conversation, node: str, who: str, chosen: list[str], words: str, agreed: bool) -> tuple:

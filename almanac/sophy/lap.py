@@ -123,20 +123,10 @@ def residuals(car: CarSpec, lap: Lap, track: Track | None) -> dict[str, float]:
         `dvx`, `dvy` (m/s²), `dr` (rad/s²), and of each `…_signal`.
     """
     numbers = car.equations()
-    forces = []
-    for number, wheel in enumerate(WHEELS):
-        in_front, on_left = wheel[0] == "f", wheel[1] == "l"
-        tyre = numbers.tyre_front if in_front else numbers.tyre_rear
-        steered = lap.steering if in_front else np.zeros_like(lap.steering)
-        half = 0.5 * (numbers.track_front if in_front else numbers.track_rear)
-        place = (numbers.front if in_front else -numbers.rear, half if on_left else -half)
-        sine, cosine = np.sin(steered), np.cos(steered)
-        along, across = dynamics.wheel_velocity(lap.vx, lap.vy, lap.yaw_rate, *place, sine, cosine)
-        load = lap.load[number] * numbers.mass * dynamics.GRAVITY
-        angle = dynamics.slip_angle(along, across) / dynamics.peaks(tyre, load)[3]
-        force = dynamics.tyre_force(tyre, load, lap.slip[number], angle, 1.0)
-        forces.append(dynamics.turned(*force, sine, cosine))
-    ax, ay, turning = dynamics.body(numbers, tuple(forces), lap.vx, 1.0)
+    sine, cosine = np.sin(lap.steering), np.cos(lap.steering)
+    loads = tuple(lap.load * numbers.mass * dynamics.GRAVITY)
+    forces, _ = dynamics.slipping(numbers, lap.vx, lap.vy, lap.yaw_rate, sine, cosine, tuple(lap.slip), loads, 1.0)
+    ax, ay, turning = dynamics.body(numbers, forces, lap.vx, 1.0)
     if track is not None:
         slope, bank = (np.interp(lap.s, track.s, each, period=track.length) for each in (track.slope, track.bank))
         down_ahead, down_left = dynamics.slope_gravity(slope, bank, np.sin(lap.angle), np.cos(lap.angle))

@@ -157,6 +157,39 @@ def turned(along: Any, across: Any, sine: Any, cosine: Any) -> tuple[Any, Any]:
 
 
 @shared
+def slipping(
+    car: Car, vx: Any, vy: Any, yaw_rate: Any, sine: Any, cosine: Any, slips: tuple, loads: tuple, grip: Any
+) -> tuple[tuple, tuple]:
+    """Forces of the road on wheels whose slip ratios are known, N: of each ahead and to the left of the car, and along each wheel.
+
+    Args:
+        car: the car.
+        vx: ahead, m/s.
+        vy: to the left.
+        yaw_rate: rad/s.
+        sine: of the steering angle.
+        cosine: of it.
+        slips: slip ratios, as parts of those near the peaks.
+        loads: N.
+        grip: of the ground, as a part of asphalt's.
+    """
+    left, right = real(0.5) * car.track_front, real(0.5) * car.track_rear
+    fl, fl_along = _slipping(car.tyre_front, vx, vy, yaw_rate, car.front, left, sine, cosine, slips[0], loads[0], grip)
+    fr, fr_along = _slipping(car.tyre_front, vx, vy, yaw_rate, car.front, -left, sine, cosine, slips[1], loads[1], grip)
+    rl, rl_along = _slipping(car.tyre_rear, vx, vy, yaw_rate, -car.rear, right, 0.0, 1.0, slips[2], loads[2], grip)
+    rr, rr_along = _slipping(car.tyre_rear, vx, vy, yaw_rate, -car.rear, -right, 0.0, 1.0, slips[3], loads[3], grip)
+    return (fl, fr, rl, rr), (fl_along, fr_along, rl_along, rr_along)
+
+
+@shared
+def _slipping(tyre, vx, vy, yaw_rate, ahead, left, sine, cosine, slip, load, grip):
+    along, across = wheel_velocity(vx, vy, yaw_rate, ahead, left, sine, cosine)
+    angle = slip_angle(along, across) / peaks(tyre, load)[3]
+    force, side = tyre_force(tyre, load, slip, angle, grip)
+    return turned(force, side, sine, cosine), force
+
+
+@shared
 def body(car: Car, forces: tuple, speed: Any, held: Any) -> tuple[Any, Any, Any]:
     """What tyres and air do to a car: acceleration ahead and to the left, m/s², and of its yaw, rad/s².
 

@@ -1,0 +1,228 @@
+"""The limit: the fastest lap that a car's equations allow, as optimal control in space (Perantoni and Limebeer 2014, §3): at each point of
+a track, where the car is across it, how it moves, and what its driver does, so that all follow from each other and time is least. CasADi
+makes the derivatives, IPOPT searches."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import casadi
+import numpy as np
+from jaxtyping import Float
+
+from almanac.runtime.errors import RunFailed
+from almanac.sophy.lap import Lap
+from almanac.sophy.sim import dynamics
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.track import Track
+
+_SPACING = 6.0
+"""Between points of a lap, m, about."""
+_SOFT = 1e-5
+"""Width over which one pedal takes over from the other."""
+_CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
+"""s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
+
+# Rows of what is known of a point.
+_N, _ANGLE, _VX, _VY, _TURN, _STEER, _PEDAL, _SLIP, _AX, _AY, _ROWS = 0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13
+_SCALE = np.array([5.0, 0.2, 50.0, 2.0, 0.5, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0, 20.0])
+"""By which each is measured in the search."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An optimal lap, and what it took."""
+
+    lap: Lap
+    iterations: int
+
+
+def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: bool = False) -> Found:
+    """The fastest flying lap of a car on a track.
+
+    Args:
+        car: the car; all its wheels stay on the asphalt.
+        track: the track.
+        spacing: between points of the lap, m, about.
+        verbose: whether IPOPT tells what it does.
+
+    Raises:
+        RunFailed: the search ended without a lap.
+    """
+    points = round(track.length / spacing)
+    step = track.length / points
+    s = step * np.arange(points)
+    road = _road(track, s)
+    numbers = car.equations()
+    x = casadi.SX.sym("x", _ROWS, points)
+    known = x * casadi.DM(np.repeat(_SCALE[:, None], points, 1))
+    rows = [known[row, :] for row in range(_ROWS)]
+    rates, pace, wheels, held = _point(numbers, car, rows, road)
+    after = [*range(1, points), 0]
+
+    def step_on(value: Any) -> Any:
+        return value[after] - value
+
+    pieces = []
+    for row, rate in zip((_N, _ANGLE, _VX, _VY, _TURN), rates, strict=True):
+        pieces.append((step_on(rows[row]) - 0.5 * step * (rate + rate[after])) / _SCALE[row])
+    time = 0.5 * step * (pace + pace[after])
+    for torque, spin, inertia in wheels:
+        turning = inertia * step_on(spin) / time if inertia else 0.0
+        pieces.append((torque[after] - turning if inertia else torque) / 1000.0)
+    pieces += [(found - rows[row]) / _SCALE[row] for row, found in zip((_AX, _AY), held, strict=True)]
+    calm = _CALM_STEERING * casadi.sumsqr(step_on(rows[_STEER])) / step
+    calm += _CALM_PEDAL * casadi.sumsqr(step_on(rows[_PEDAL])) / step
+    constraints = casadi.vertcat(*(casadi.vec(piece) for piece in pieces))
+    problem = {"x": casadi.vec(x), "f": casadi.sum2(time) + calm, "g": constraints}
+    tell = {"print_time": verbose, "ipopt.print_level": 5 if verbose else 0, "ipopt.sb": "yes"}
+    search = casadi.nlpsol(
+        "lap", "ipopt", problem, {**tell, "ipopt.max_iter": 1000, "ipopt.tol": 1e-6, "ipopt.mu_strategy": "adaptive"}
+    )
+    least, most = _bounds(car, road)
+    begun = np.clip(_begin(car, track, s), least + 1e-6, most - 1e-6)
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return (values / _SCALE[:, None]).T.ravel()
+
+    found = search(x0=flat(begun), lbx=flat(least), ubx=flat(most), lbg=0, ubg=0)
+    about = search.stats()
+    if not about["success"]:
+        raise RunFailed(f"the search for a lap of {track.name} ended with {about['return_status']}", "try another --spacing")
+    values = np.array(found["x"]).reshape(points, _ROWS).T * _SCALE[:, None]
+    evaluate = casadi.Function("lap", [x], [time, casadi.vertcat(*_loads(numbers, rows, road))])
+    spent, load = (np.array(each) for each in evaluate((values / _SCALE[:, None])))
+    lap = Lap(
+        float(spent.sum()),
+        s,
+        np.concatenate(([0.0], spent.ravel().cumsum()[:-1])),
+        *values[[_VX, _VY, _TURN, _N, _ANGLE, _STEER, _PEDAL]],
+        slip=values[_SLIP : _SLIP + 4],
+        load=load / (car.mass * dynamics.GRAVITY),
+    )
+    return Found(lap, about["iter_count"])
+
+
+@dataclass(frozen=True)
+class _Road:
+    """A track at the points of a lap, as rows that CasADi takes."""
+
+    curvature: Any
+    slope: Any
+    bank: Any
+    dip: Any
+    """Change of slope, rad/m."""
+    left: np.ndarray
+    right: np.ndarray
+
+
+def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
+    def at(values: np.ndarray) -> np.ndarray:
+        return np.interp(s, track.s, values, period=track.length)
+
+    dip = (np.roll(track.slope, -1) - np.roll(track.slope, 1)) / (2 * track.step)
+    rows = (casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, dip))
+    return _Road(*rows, at(track.left), at(track.right))
+
+
+def _weight(rows: list[Any], road: _Road) -> Any:
+    """What presses the car onto the road, m/s²."""
+    level = dynamics.GRAVITY * casadi.cos(road.slope) * casadi.cos(road.bank)
+    return level + road.dip * rows[_VX] ** 2 - casadi.sin(road.bank) * rows[_TURN] * rows[_VX]
+
+
+def _loads(numbers: dynamics.Car, rows: list[Any], road: _Road) -> tuple:
+    return dynamics.loads(numbers, rows[_VX], rows[_AX], rows[_AY], _weight(rows, road), 1.0, 1.0)
+
+
+def _point(
+    numbers: dynamics.Car, car: CarSpec, rows: list[Any], road: _Road
+) -> tuple[list[Any], Any, list[tuple[Any, Any, float]], tuple[Any, Any]]:
+    """At each point: how the first five rows change along the track, seconds a metre, of each wheel the torque that is left to turn it
+    faster, how fast it turns and its inertia, and what tyres and air accelerate the car by."""
+    offset, angle, vx, vy, turn, steer, pedal = rows[: _PEDAL + 1]
+    slips, loads = tuple(rows[_SLIP : _SLIP + 4]), _loads(numbers, rows, road)
+    sine, cosine = casadi.sin(steer), casadi.cos(steer)
+    forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, slips, loads, 1.0)
+    ax, ay, turning = dynamics.body(numbers, forces, vx, 1.0)
+    angle_sine, angle_cosine = casadi.sin(angle), casadi.cos(angle)
+    down_ahead, down_left = dynamics.slope_gravity(road.slope, road.bank, angle_sine, angle_cosine)
+    pace = (1 - offset * road.curvature) / (vx * angle_cosine - vy * angle_sine)
+    rates = [
+        pace * (vx * angle_sine + vy * angle_cosine),
+        pace * turn - road.curvature,
+        pace * (ax + down_ahead + turn * vy),
+        pace * (ay + down_left - turn * vx),
+        pace * turning,
+    ]
+    spins = []
+    for number, slip in enumerate(slips):
+        front, sign = number < 2, 1 if number % 2 == 0 else -1
+        tyre = numbers.tyre_front if front else numbers.tyre_rear
+        radius = car.tyre_front.radius if front else car.tyre_rear.radius
+        where = (numbers.front, sign * numbers.track_front / 2) if front else (-numbers.rear, sign * numbers.track_rear / 2)
+        rolling, _ = dynamics.wheel_velocity(vx, vy, turn, *where, sine if front else 0.0, cosine if front else 1.0)
+        spins.append(rolling * (1 + slip * dynamics.peaks(tyre, loads[number])[2]) / radius)
+    pressed = casadi.sqrt(pedal**2 + _SOFT)
+    throttle, brake = 0.5 * (pedal + pressed), 0.5 * (pressed - pedal)
+    driven = throttle * car.power / (spins[2] + spins[3])
+    apart = 0.5 * car.differential * (spins[2] - spins[3])
+    braked = [0.5 * share * car.brake_torque * brake for share in (car.brake_front, 1 - car.brake_front)]
+    torques = (-braked[0], -braked[0], driven - apart - braked[1], driven + apart - braked[1])
+    wheels = []
+    for number, torque in enumerate(torques):
+        tyre = car.tyre_front if number < 2 else car.tyre_rear
+        wheels.append((torque - tyre.radius * along[number], spins[number], tyre.inertia))
+    return rates, pace, wheels, (ax, ay)
+
+
+def _bounds(car: CarSpec, road: _Road) -> tuple[np.ndarray, np.ndarray]:
+    """Least and most of each row at each point."""
+    half = 0.5 * max(car.track_front, car.track_rear)
+    most = np.repeat(np.array([[0.0, 0.8, 130.0, 15.0, 3.0, car.steering, 1.0, 1, 1, 1, 1, 80.0, 80.0]]).T, len(road.left), 1)
+    least = -most
+    most[_N], least[_N], least[_VX] = road.left - half, half - road.right, 2.0
+    return least, most
+
+
+def _begin(car: CarSpec, track: Track, s: Float[np.ndarray, " points"]) -> np.ndarray:
+    """Where the search begins: on the centre line, at speeds that tyres and engine allow, more or less."""
+    curvature = np.interp(s, track.s, track.curvature, period=track.length)
+    speed = 0.9 * speeds(car, curvature, s[1] - s[0])
+    begun = np.zeros((_ROWS, len(s)))
+    begun[_VX], begun[_TURN] = speed, speed * curvature
+    begun[_STEER] = curvature * (car.front + car.rear)
+    begun[_AY] = speed**2 * curvature
+    begun[_AX] = speed * np.gradient(speed, s)
+    return begun
+
+
+def speeds(car: CarSpec, curvature: Float[np.ndarray, " points"], step: float) -> Float[np.ndarray, " points"]:
+    """Speeds of a point with the car's grip, drag and power along a closed line, m/s: at most what bends allow, then what it can brake to,
+    then what it can accelerate to.
+
+    Args:
+        car: the car.
+        curvature: of the line at even steps, rad/m.
+        step: m.
+    """
+    tyre = car.tyre_rear
+    grip = 0.85 * min(tyre.mu_x_1, tyre.mu_x_2, tyre.mu_y_1, tyre.mu_y_2)
+    numbers = car.equations()
+    down = grip * numbers.lift / car.mass
+    bend = grip * dynamics.GRAVITY / np.maximum(np.abs(curvature) - down, 1e-6)
+    speed = np.minimum(np.sqrt(bend), (car.power / numbers.drag) ** (1 / 3))
+    for forward in (False, True):
+        order = range(len(speed)) if forward else range(len(speed) - 1, -1, -1)
+        for _ in range(2):  # the second time around, the first point knows of the last
+            last = None
+            for at in order:
+                if last is not None:
+                    now = speed[last]
+                    held = numbers.drag * now**2 / car.mass
+                    most = grip * dynamics.GRAVITY + down * now**2
+                    left = math.sqrt(max(most**2 - (now**2 * curvature[last]) ** 2, 0.0))
+                    gain = min(left, car.power / (car.mass * now)) - held if forward else left + held
+                    speed[at] = min(speed[at], math.sqrt(max(now**2 + 2 * step * gain, 1.0)))
+                last = at
+    return speed
