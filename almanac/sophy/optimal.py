@@ -88,7 +88,9 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
     found = search(x0=flat(begun), lbx=flat(least), ubx=flat(most), lbg=0, ubg=0)
     about = search.stats()
     if not about["success"]:
-        raise RunFailed(f"the search for a lap of {track.name} ended with {about['return_status']}", "try another --spacing")
+        raise RunFailed(
+            f"the search for a lap of {track.name} ended with {about['return_status']}", "try another --spacing"
+        )
     values = np.array(found["x"]).reshape(points, _ROWS).T * _SCALE[:, None]
     evaluate = casadi.Function("lap", [x], [time, casadi.vertcat(*_loads(numbers, rows, road))])
     spent, load = (np.array(each) for each in evaluate((values / _SCALE[:, None])))
@@ -160,7 +162,9 @@ def _point(
         front, sign = number < 2, 1 if number % 2 == 0 else -1
         tyre = numbers.tyre_front if front else numbers.tyre_rear
         radius = car.tyre_front.radius if front else car.tyre_rear.radius
-        where = (numbers.front, sign * numbers.track_front / 2) if front else (-numbers.rear, sign * numbers.track_rear / 2)
+        where = (
+            (numbers.front, sign * numbers.track_front / 2) if front else (-numbers.rear, sign * numbers.track_rear / 2)
+        )
         rolling, _ = dynamics.wheel_velocity(vx, vy, turn, *where, sine if front else 0.0, cosine if front else 1.0)
         spins.append(rolling * (1 + slip * dynamics.peaks(tyre, loads[number])[2]) / radius)
     pressed = casadi.sqrt(pedal**2 + _SOFT)
@@ -179,7 +183,9 @@ def _point(
 def _bounds(car: CarSpec, road: _Road) -> tuple[np.ndarray, np.ndarray]:
     """Least and most of each row at each point."""
     half = 0.5 * max(car.track_front, car.track_rear)
-    most = np.repeat(np.array([[0.0, 0.8, 130.0, 15.0, 3.0, car.steering, 1.0, 1, 1, 1, 1, 80.0, 80.0]]).T, len(road.left), 1)
+    most = np.repeat(
+        np.array([[0.0, 0.8, 130.0, 15.0, 3.0, car.steering, 1.0, 1, 1, 1, 1, 80.0, 80.0]]).T, len(road.left), 1
+    )
     least = -most
     most[_N], least[_N], least[_VX] = road.left - half, half - road.right, 2.0
     return least, most

@@ -17,9 +17,8 @@ from almanac.nn.scalars import larger
 
 def shared(function: Callable[..., Any]) -> Any:
     """A function of these operations, which compiled loops can call too."""
-    return register_jitable(
-        inspect.unwrap(function)
-    )  # what tests wrap around functions to check types can't be compiled
+    plain = inspect.unwrap(function)  # what tests wrap around functions to check types can't be compiled
+    return register_jitable(forceinline=True)(plain)  # loops with calls in them don't become vectors
 
 
 def real(number: float) -> Any:

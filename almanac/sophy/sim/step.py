@@ -1,5 +1,5 @@
 """Cars through time, 240 steps a second: the equations of `dynamics` for many cars at once, in blocks of lanes whose numbers lie side by
-side, as vectors would have them (LLVM does not make vectors of the loop yet: docs/log.md). Wheels turn by an implicit step, because a
+side, so that LLVM makes vectors of the loop (docs/log.md). Wheels turn by an implicit step, because a
 tyre at speed answers faster than a step is long; positions follow the new speeds."""
 
 from typing import Any, NamedTuple
@@ -32,6 +32,9 @@ whether the engine is engaged, and whether brakes and throttle are held back fro
 # Rows of what is seen of the last step.
 LOAD, SLIP, ANGLE, SEEN = 0, 4, 8, 12
 """Loads (N), slip ratios and slip angles (rad), of each wheel."""
+
+_SEEN = STATES + GIVEN
+"""The first of these rows in a block, below the others."""
 
 _SMOOTH = 0.05
 """s over which accelerations are smoothed before load follows them: springs and dampers, and no algebraic loop."""
@@ -115,6 +118,9 @@ def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: 
         steps: how many.
     """
     cars = state.shape[1]
+    time, half = float32(1 / RATE), float32(0.5)
+    pedal, smooth = float32(1 / RATE / _PEDAL), float32(1 / RATE / _SMOOTH)
+    zero, one = float32(0), float32(1)
     now = np.zeros((STATES + GIVEN + SEEN, LANES), np.float32)
     for first in range(0, cars, LANES):
         count = min(LANES, cars - first)
@@ -125,138 +131,156 @@ def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: 
             now[STATES + row, :count] = given[row, first : first + count]
             now[STATES + row, count:] = given[row, first]
         for _ in range(steps):
-            _step(car, drive, now)
+            for i in range(LANES):
+                vx, vy, turn, yaw = now[VX, i], now[VY, i], now[TURN, i], now[YAW, i]
+                most = drive.steering_rate * time
+                steer = now[STEER, i] + bounded(now[STATES + STEER_TO, i] - now[STEER, i], -most, most)
+                throttle = now[THROTTLE, i] + bounded(now[STATES + THROTTLE_TO, i] - now[THROTTLE, i], -pedal, pedal)
+                brake = now[BRAKE, i] + bounded(now[STATES + BRAKE_TO, i] - now[BRAKE, i], -pedal, pedal)
+                held, weight = now[STATES + HELD, i], now[STATES + WEIGHT, i]
+                speed = np.sqrt(vx * vx + vy * vy)
+                loads = dynamics.loads(car, speed, now[AX, i], now[AY, i], weight, now[STATES + PRESSED, i], held)
+                sine, cosine = ops.sin(steer), ops.cos(steer)
+                left, right = half * car.track_front, half * car.track_rear
+                spins = (now[SPIN, i], now[SPIN + 1, i], now[SPIN + 2, i], now[SPIN + 3, i])
+                fl = _wheel(
+                    car.tyre_front,
+                    vx,
+                    vy,
+                    turn,
+                    car.front,
+                    left,
+                    sine,
+                    cosine,
+                    loads[0],
+                    spins[0],
+                    drive.radius_front,
+                    now[STATES + GRIP, i],
+                )
+                fr = _wheel(
+                    car.tyre_front,
+                    vx,
+                    vy,
+                    turn,
+                    car.front,
+                    -left,
+                    sine,
+                    cosine,
+                    loads[1],
+                    spins[1],
+                    drive.radius_front,
+                    now[STATES + GRIP + 1, i],
+                )
+                rl = _wheel(
+                    car.tyre_rear,
+                    vx,
+                    vy,
+                    turn,
+                    -car.rear,
+                    right,
+                    zero,
+                    one,
+                    loads[2],
+                    spins[2],
+                    drive.radius_rear,
+                    now[STATES + GRIP + 2, i],
+                )
+                rr = _wheel(
+                    car.tyre_rear,
+                    vx,
+                    vy,
+                    turn,
+                    -car.rear,
+                    -right,
+                    zero,
+                    one,
+                    loads[3],
+                    spins[3],
+                    drive.radius_rear,
+                    now[STATES + GRIP + 3, i],
+                )
+
+                # The engine, the differential, and aids.
+                mean = half * (spins[2] + spins[3])
+                part = bounded((larger(rl[4], rr[4]) - float32(0.9)) * float32(2.5), zero, one)
+                asked = throttle * (one - now[STATES + TRACTION, i] * part) * now[STATES + ENGAGED, i]
+                torque = asked * drive.power / larger(mean, float32(_SLOWEST_TURN))
+                apart = half * drive.differential * (spins[2] - spins[3])
+                blocked = now[STATES + ABS, i]
+                brakes = (
+                    brake
+                    * drive.brake_front
+                    * (one - blocked * bounded((-fl[4] - float32(0.9)) * float32(2.5), zero, one)),
+                    brake
+                    * drive.brake_front
+                    * (one - blocked * bounded((-fr[4] - float32(0.9)) * float32(2.5), zero, one)),
+                    brake
+                    * drive.brake_rear
+                    * (one - blocked * bounded((-rl[4] - float32(0.9)) * float32(2.5), zero, one)),
+                    brake
+                    * drive.brake_rear
+                    * (one - blocked * bounded((-rr[4] - float32(0.9)) * float32(2.5), zero, one)),
+                )
+                now[SPIN, i] = turned_wheel(
+                    spins[0], zero, brakes[0], fl[2], fl[3], drive.inertia_front, drive.radius_front, time
+                )
+                now[SPIN + 1, i] = turned_wheel(
+                    spins[1], zero, brakes[1], fr[2], fr[3], drive.inertia_front, drive.radius_front, time
+                )
+                now[SPIN + 2, i] = turned_wheel(
+                    spins[2],
+                    half * torque - apart,
+                    brakes[2],
+                    rl[2],
+                    rl[3],
+                    drive.inertia_rear,
+                    drive.radius_rear,
+                    time,
+                )
+                now[SPIN + 3, i] = turned_wheel(
+                    spins[3],
+                    half * torque + apart,
+                    brakes[3],
+                    rr[2],
+                    rr[3],
+                    drive.inertia_rear,
+                    drive.radius_rear,
+                    time,
+                )
+
+                # The body.
+                ax, ay, turning = dynamics.body(
+                    car, ((fl[0], fl[1]), (fr[0], fr[1]), (rl[0], rl[1]), (rr[0], rr[1])), vx, held
+                )
+                holding = car.rolling + float32(0.25) * (
+                    now[STATES + HOLD, i]
+                    + now[STATES + HOLD + 1, i]
+                    + now[STATES + HOLD + 2, i]
+                    + now[STATES + HOLD + 3, i]
+                )
+                ax = ax - holding * weight * bounded(vx, -one, one)
+                ay = ay - holding * weight * bounded(vy, -one, one)
+                yaw_sine, yaw_cosine = ops.sin(yaw), ops.cos(yaw)
+                east, north = now[STATES + PULL_X, i], now[STATES + PULL_Y, i]
+                new_vx = vx + time * (ax + east * yaw_cosine + north * yaw_sine + turn * vy)
+                new_vy = vy + time * (ay + north * yaw_cosine - east * yaw_sine - turn * vx)
+                turn = turn + time * turning
+                yaw = yaw + time * turn
+                yaw = yaw - np.floor(yaw * float32(0.15915494) + half) * float32(6.2831853)
+                now[X, i] = now[X, i] + time * (new_vx * yaw_cosine - new_vy * yaw_sine)
+                now[Y, i] = now[Y, i] + time * (new_vx * yaw_sine + new_vy * yaw_cosine)
+                now[VX, i], now[VY, i], now[TURN, i], now[YAW, i] = new_vx, new_vy, turn, yaw
+                now[STEER, i], now[THROTTLE, i], now[BRAKE, i] = steer, throttle, brake
+                now[AX, i] = now[AX, i] + smooth * (ax - now[AX, i])
+                now[AY, i] = now[AY, i] + smooth * (ay - now[AY, i])
+                now[_SEEN + LOAD, i], now[_SEEN + SLIP, i], now[_SEEN + ANGLE, i] = loads[0], fl[5], fl[6]
+                now[_SEEN + LOAD + 1, i], now[_SEEN + SLIP + 1, i], now[_SEEN + ANGLE + 1, i] = loads[1], fr[5], fr[6]
+                now[_SEEN + LOAD + 2, i], now[_SEEN + SLIP + 2, i], now[_SEEN + ANGLE + 2, i] = loads[2], rl[5], rl[6]
+                now[_SEEN + LOAD + 3, i], now[_SEEN + SLIP + 3, i], now[_SEEN + ANGLE + 3, i] = loads[3], rr[5], rr[6]
         for row in range(STATES):
             state[row, first : first + count] = now[row, :count]
         for row in range(SEEN):
-            seen[row, first : first + count] = now[STATES + GIVEN + row, :count]
-
-
-@compiled
-def _step(car: Car, drive: Drive, now: np.ndarray) -> None:
-    """One step of a block."""
-    time, half = float32(1 / RATE), float32(0.5)
-    pedal, smooth = float32(1 / RATE / _PEDAL), float32(1 / RATE / _SMOOTH)
-    zero, one = float32(0), float32(1)
-    for i in range(LANES):
-        vx, vy, turn, yaw = now[VX, i], now[VY, i], now[TURN, i], now[YAW, i]
-        most = drive.steering_rate * time
-        steer = now[STEER, i] + bounded(now[STATES + STEER_TO, i] - now[STEER, i], -most, most)
-        throttle = now[THROTTLE, i] + bounded(now[STATES + THROTTLE_TO, i] - now[THROTTLE, i], -pedal, pedal)
-        brake = now[BRAKE, i] + bounded(now[STATES + BRAKE_TO, i] - now[BRAKE, i], -pedal, pedal)
-        held, weight = now[STATES + HELD, i], now[STATES + WEIGHT, i]
-        speed = np.sqrt(vx * vx + vy * vy)
-        loads = dynamics.loads(car, speed, now[AX, i], now[AY, i], weight, now[STATES + PRESSED, i], held)
-        sine, cosine = ops.sin(steer), ops.cos(steer)
-        left, right = half * car.track_front, half * car.track_rear
-        spins = (now[SPIN, i], now[SPIN + 1, i], now[SPIN + 2, i], now[SPIN + 3, i])
-        fl = _wheel(
-            car.tyre_front,
-            vx,
-            vy,
-            turn,
-            car.front,
-            left,
-            sine,
-            cosine,
-            loads[0],
-            spins[0],
-            drive.radius_front,
-            now[STATES + GRIP, i],
-        )
-        fr = _wheel(
-            car.tyre_front,
-            vx,
-            vy,
-            turn,
-            car.front,
-            -left,
-            sine,
-            cosine,
-            loads[1],
-            spins[1],
-            drive.radius_front,
-            now[STATES + GRIP + 1, i],
-        )
-        rl = _wheel(
-            car.tyre_rear,
-            vx,
-            vy,
-            turn,
-            -car.rear,
-            right,
-            zero,
-            one,
-            loads[2],
-            spins[2],
-            drive.radius_rear,
-            now[STATES + GRIP + 2, i],
-        )
-        rr = _wheel(
-            car.tyre_rear,
-            vx,
-            vy,
-            turn,
-            -car.rear,
-            -right,
-            zero,
-            one,
-            loads[3],
-            spins[3],
-            drive.radius_rear,
-            now[STATES + GRIP + 3, i],
-        )
-
-        # The engine, the differential, and aids.
-        mean = half * (spins[2] + spins[3])
-        part = bounded((larger(rl[4], rr[4]) - float32(0.9)) * float32(2.5), zero, one)
-        asked = throttle * (one - now[STATES + TRACTION, i] * part) * now[STATES + ENGAGED, i]
-        torque = asked * drive.power / larger(mean, float32(_SLOWEST_TURN))
-        apart = half * drive.differential * (spins[2] - spins[3])
-        blocked = now[STATES + ABS, i]
-        brakes = (
-            brake * drive.brake_front * (one - blocked * bounded((-fl[4] - float32(0.9)) * float32(2.5), zero, one)),
-            brake * drive.brake_front * (one - blocked * bounded((-fr[4] - float32(0.9)) * float32(2.5), zero, one)),
-            brake * drive.brake_rear * (one - blocked * bounded((-rl[4] - float32(0.9)) * float32(2.5), zero, one)),
-            brake * drive.brake_rear * (one - blocked * bounded((-rr[4] - float32(0.9)) * float32(2.5), zero, one)),
-        )
-        now[SPIN, i] = turned_wheel(
-            spins[0], zero, brakes[0], fl[2], fl[3], drive.inertia_front, drive.radius_front, time
-        )
-        now[SPIN + 1, i] = turned_wheel(
-            spins[1], zero, brakes[1], fr[2], fr[3], drive.inertia_front, drive.radius_front, time
-        )
-        now[SPIN + 2, i] = turned_wheel(
-            spins[2], half * torque - apart, brakes[2], rl[2], rl[3], drive.inertia_rear, drive.radius_rear, time
-        )
-        now[SPIN + 3, i] = turned_wheel(
-            spins[3], half * torque + apart, brakes[3], rr[2], rr[3], drive.inertia_rear, drive.radius_rear, time
-        )
-
-        # The body.
-        ax, ay, turning = dynamics.body(car, ((fl[0], fl[1]), (fr[0], fr[1]), (rl[0], rl[1]), (rr[0], rr[1])), vx, held)
-        holding = car.rolling + float32(0.25) * (
-            now[STATES + HOLD, i] + now[STATES + HOLD + 1, i] + now[STATES + HOLD + 2, i] + now[STATES + HOLD + 3, i]
-        )
-        ax = ax - holding * weight * bounded(vx, -one, one)
-        ay = ay - holding * weight * bounded(vy, -one, one)
-        yaw_sine, yaw_cosine = ops.sin(yaw), ops.cos(yaw)
-        east, north = now[STATES + PULL_X, i], now[STATES + PULL_Y, i]
-        new_vx = vx + time * (ax + east * yaw_cosine + north * yaw_sine + turn * vy)
-        new_vy = vy + time * (ay + north * yaw_cosine - east * yaw_sine - turn * vx)
-        turn = turn + time * turning
-        yaw = yaw + time * turn
-        yaw = yaw - np.floor(yaw * float32(0.15915494) + half) * float32(6.2831853)
-        now[X, i] = now[X, i] + time * (new_vx * yaw_cosine - new_vy * yaw_sine)
-        now[Y, i] = now[Y, i] + time * (new_vx * yaw_sine + new_vy * yaw_cosine)
-        now[VX, i], now[VY, i], now[TURN, i], now[YAW, i] = new_vx, new_vy, turn, yaw
-        now[STEER, i], now[THROTTLE, i], now[BRAKE, i] = steer, throttle, brake
-        now[AX, i] = now[AX, i] + smooth * (ax - now[AX, i])
-        now[AY, i] = now[AY, i] + smooth * (ay - now[AY, i])
-        for number, (wheel, load) in enumerate(((fl, loads[0]), (fr, loads[1]), (rl, loads[2]), (rr, loads[3]))):
-            now[STATES + GIVEN + LOAD + number, i] = load
-            now[STATES + GIVEN + SLIP + number, i] = wheel[5]
-            now[STATES + GIVEN + ANGLE + number, i] = wheel[6]
+            seen[row, first : first + count] = now[_SEEN + row, :count]
 
 
 @ops.shared
