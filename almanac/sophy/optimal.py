@@ -2,7 +2,6 @@
 a track, where the car is across it, how it moves, and what its driver does, so that all follow from each other and time is least. CasADi
 makes the derivatives, IPOPT searches."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 
 from almanac.runtime.errors import RunFailed
 from almanac.sophy.lap import Lap
+from almanac.sophy.opponents import speeds
 from almanac.sophy.sim import dynamics
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
@@ -93,7 +93,7 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
         )
     values = np.array(found["x"]).reshape(points, _ROWS).T * _SCALE[:, None]
     evaluate = casadi.Function("lap", [x], [time, casadi.vertcat(*_loads(numbers, rows, road))])
-    spent, load = (np.array(each) for each in evaluate((values / _SCALE[:, None])))
+    spent, load = (np.array(each) for each in evaluate(values / _SCALE[:, None]))
     lap = Lap(
         float(spent.sum()),
         s,
@@ -201,34 +201,3 @@ def _begin(car: CarSpec, track: Track, s: Float[np.ndarray, " points"]) -> np.nd
     begun[_AY] = speed**2 * curvature
     begun[_AX] = speed * np.gradient(speed, s)
     return begun
-
-
-def speeds(car: CarSpec, curvature: Float[np.ndarray, " points"], step: float) -> Float[np.ndarray, " points"]:
-    """Speeds of a point with the car's grip, drag and power along a closed line, m/s: at most what bends allow, then what it can brake to,
-    then what it can accelerate to.
-
-    Args:
-        car: the car.
-        curvature: of the line at even steps, rad/m.
-        step: m.
-    """
-    tyre = car.tyre_rear
-    grip = 0.85 * min(tyre.mu_x_1, tyre.mu_x_2, tyre.mu_y_1, tyre.mu_y_2)
-    numbers = car.equations()
-    down = grip * numbers.lift / car.mass
-    bend = grip * dynamics.GRAVITY / np.maximum(np.abs(curvature) - down, 1e-6)
-    speed = np.minimum(np.sqrt(bend), (car.power / numbers.drag) ** (1 / 3))
-    for forward in (False, True):
-        order = range(len(speed)) if forward else range(len(speed) - 1, -1, -1)
-        for _ in range(2):  # the second time around, the first point knows of the last
-            last = None
-            for at in order:
-                if last is not None:
-                    now = speed[last]
-                    held = numbers.drag * now**2 / car.mass
-                    most = grip * dynamics.GRAVITY + down * now**2
-                    left = math.sqrt(max(most**2 - (now**2 * curvature[last]) ** 2, 0.0))
-                    gain = min(left, car.power / (car.mass * now)) - held if forward else left + held
-                    speed[at] = min(speed[at], math.sqrt(max(now**2 + 2 * step * gain, 1.0)))
-                last = at
-    return speed

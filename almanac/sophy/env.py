@@ -1,0 +1,464 @@
+"""The simulator as an environment of Gymnasium's vector API: ten decisions a second for each car, what Sophy sees (Wurman et al. 2022,
+Methods), and its reward, term by term. Numbers are scaled by fixed ranges, so that actors and learners never disagree."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Float, Int
+
+from almanac.nn.compiled import compiled
+from almanac.runtime import hub
+from almanac.runtime.errors import UserError
+from almanac.sophy.opponents import speeds
+from almanac.sophy.sim import car as car_files
+from almanac.sophy.sim import road, step, track, world
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.road import Road
+from almanac.sophy.sim.track import Track
+
+RATE = 10
+"""Decisions a second."""
+TERMS = ("progress", "off_course", "wall", "tyre_slip", "passing", "collision", "rear_end", "unsporting")
+"""Of the reward, as weights name them."""
+_PLAIN = 30
+"""Numbers of an observation about the car alone."""
+_OTHER = 7
+"""And about each other car."""
+_AHEAD, _BEHIND = 40.0, 20.0
+"""m along the track between which passing is rewarded (Extended Data Table 1)."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the reward's terms; the defaults are Maggiore's (Wurman et al. 2022, Extended Data Table 1)."""
+
+    progress: float = 1.0
+    """Per m along the centre line, none while off course."""
+    off_course: float = 0.01
+    """Per s off course and (km/h)²."""
+    wall: float = 0.01
+    """Per s at a wall and (km/h)²."""
+    tyre_slip: float = 0.25
+    """Per slip ratio × slip angle, rad, of all tyres."""
+    passing: float = 0.5
+    """Per m gained on a car nearby."""
+    collision: float = 4.0
+    """Per decision with a contact."""
+    rear_end: float = 0.1
+    """Per (m/s)² into a car ahead."""
+    unsporting: float = 0.0
+    """Per decision with a contact that is one's own fault."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What an observation holds."""
+
+    points: int = 60
+    """Of each line of the course."""
+    lines: tuple[float, ...] = (1.0, 0.0, -1.0)
+    """Which lines: 1 is the left edge, 0 the centre, −1 the right edge."""
+    seconds: float = 6.0
+    """How far ahead they go, at the speed of the moment."""
+    ahead: int = 7
+    """Cars in front that are seen, nearest first."""
+    behind: int = 7
+    reach: float = 100.0
+    """m along the track within which they are."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an episode goes."""
+
+    seconds: float = 150.0
+    """Its length."""
+    stuck: float = 3.0
+    """s below 1 m/s after which a car's episode ends; a race goes on while one of its cars drives."""
+    start: tuple[float, float] = (0.3, 1.0)
+    """Speeds at the start, as parts of what the bend there allows."""
+    gap: float = 15.0
+    """m between cars of a race at its start."""
+    weights: Weights = field(default_factory=Weights)
+
+
+def make(
+    track_name: str | Path | Track,
+    car: str | CarSpec = "f1_2014",
+    cars: int = 1,
+    each: int = 1,
+    *,
+    sight: Sight = Sight(),
+    rules: Rules = Rules(),
+) -> "Racing":
+    """Make an environment.
+
+    Args:
+        track_name: a track's file, or the name of one that is at hand, such as `Norisring`.
+        car: a car's name or file.
+        cars: how many, all of them environments of the vector.
+        each: cars of a race; 1: each is alone.
+        sight: what is observed.
+        rules: how an episode goes.
+
+    Raises:
+        UserError: there is no such track or car, or the numbers can't be.
+    """
+    found = track_name if isinstance(track_name, Track) else find_track(track_name)
+    return Racing(found, car if isinstance(car, CarSpec) else car_files.load(car), cars, each, sight, rules)
+
+
+def find_track(name: str | Path) -> Track:
+    """A track by its file, or by the name of one that is at hand.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name)
+    if path.suffix:
+        return track.load(path)
+    folders = []
+    if hub.has_data("racing"):
+        folder = hub.data("racing")
+        folders = [folder / "fastest_lap" / "tracks", folder / "tumftm_racetrack_database" / "tracks"]
+    known = {each.stem.lower(): each for place in folders for each in sorted(place.iterdir())}
+    if path.name.lower() not in known:
+        raise UserError(f"there is no track '{name}'", f"give a file, or one of {', '.join(sorted(known)) or 'none'}")
+    return track.load(known[path.name.lower()])
+
+
+class Racing(gymnasium.vector.VectorEnv):
+    """Cars on a track.
+
+    Args:
+        course: the track.
+        spec: which car all of them are.
+        cars: how many.
+        each: cars of a race.
+        sight: what is observed.
+        rules: how an episode goes.
+    """
+
+    def __init__(self, course: Track, spec: CarSpec, cars: int, each: int, sight: Sight, rules: Rules):
+        if not 1 <= each <= 20 or cars < 1 or cars % each:
+            raise UserError(
+                f"{cars} cars in races of {each} can't be", "give races of 1 to 20 cars, and a multiple of them"
+            )
+        self.course, self.spec, self.each, self.sight, self.rules = course, spec, each, sight, rules
+        self.road = road.road(course)
+        widest = float((self.road.points[:, road.LEFT] + self.road.points[:, road.RIGHT]).min())
+        if widest < spec.width + 0.5:
+            raise UserError(
+                f"{course.name} is {widest:.1f} m wide somewhere, and {spec.name} {spec.width} m", "widen it"
+            )
+        self.car, self.drive = step.numbers(spec)
+        self.size = world.size(spec)
+        self.cars = world.cars(cars // each, each)
+        self.limits = speeds(spec, course.curvature, course.step)
+        self.num_envs = cars
+        self.seen = observed(sight, each)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.seen,), np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, cars)
+        self.action_space = batch_space(self.single_action_space, cars)
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+        self.time = np.zeros(cars)
+        self.slow = np.zeros(cars)
+        self.terms = np.zeros((len(TERMS), cars))
+        """Of the last decision, each times its weight."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "cars numbers"], dict[str, Any]]:
+        """Begin anew: all cars somewhere on the track, rolling.
+
+        Args:
+            seed: of all that is random from here on.
+            options: `s` (m along the track), `offset` (m to the left) and `speed` (m/s) of each car, instead of random ones.
+        """
+        super().reset(seed=seed)
+        self._begin(np.arange(self.num_envs), options)
+        return self._observe(), {}
+
+    def step(self, actions: Float[np.ndarray, "cars 2"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:  # pyright: ignore
+        """A tenth of a second.
+
+        Args:
+            actions: steering (1: left, at most what the car has) and pedal (1: throttle, −1: brake), cut to [−1, 1].
+
+        Returns:
+            Observations, rewards, who ended, who ran out of time, and: `terms` of the reward, `lap_time` of who finished a lap in this
+            decision (0: nobody), `final_obs` of those who begin anew (`_final_obs`: which).
+
+        Raises:
+            UserError: an action is not a number.
+        """
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != (self.num_envs, 2):
+            raise UserError(f"actions have the shape {actions.shape}", f"give {(self.num_envs, 2)}")
+        if not np.isfinite(actions).all():
+            bad = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
+            raise UserError(f"the action of car {bad} is {actions[bad].tolist()}", "give numbers from −1 to 1")
+        actions = actions.clip(-1, 1)
+        laps = self.cars.lap_time.copy(), self.cars.gates // world.GATES
+        given = self.cars.given
+        given[step.STEER_TO] = actions[:, 0] * self.spec.steering
+        given[step.THROTTLE_TO], given[step.BRAKE_TO] = actions[:, 1].clip(0), (-actions[:, 1]).clip(0)
+        _decide(self.road, self.car, self.drive, self.size, self.cars, self.each, self.terms)
+        self.time += 1 / RATE
+        self.slow = np.where(np.abs(self.cars.state[step.VX]) < 1.0, self.slow + 1 / RATE, 0.0)
+        weights = self.rules.weights
+        self.terms *= np.array([[getattr(weights, name)] for name in TERMS])
+        rewards = self.terms.sum(0)
+        stuck = self._together(self.slow >= self.rules.stuck, all)
+        late = self._together(self.time >= self.rules.seconds - 1e-6, any) & ~stuck
+        new_lap = (self.cars.gates // world.GATES > laps[1]) & (self.cars.lap_time > 0)
+        info: dict[str, Any] = {
+            "terms": dict(zip(TERMS, self.terms.copy(), strict=True)),
+            "lap_time": np.where(new_lap, self.cars.lap_time, 0.0),
+        }
+        seen = self._observe()
+        ended = stuck | late
+        if ended.any():
+            info |= {"final_obs": seen.copy(), "_final_obs": ended}
+            self._begin(np.flatnonzero(ended), None)
+            seen[ended] = self._observe()[ended]
+        return seen, rewards, stuck, late, info
+
+    def aid(self, numbers: Int[np.ndarray, " some"], on: bool = True) -> None:
+        """Give cars brakes that do not lock and throttle that does not spin the wheels (or take it away): the agent has neither."""
+        self.cars.given[step.ABS, numbers] = self.cars.given[step.TRACTION, numbers] = on
+
+    def _together(self, each: np.ndarray, how: Any) -> np.ndarray:
+        """For each car, whether it is so of all (or any) cars of its race."""
+        races = each.reshape(-1, self.each)
+        return np.repeat(races.all(1) if how is all else races.any(1), self.each)
+
+    def _begin(self, numbers: Int[np.ndarray, " some"], options: dict[str, Any] | None) -> None:
+        """Put cars on the track: those of a race behind each other, from a place drawn by chance."""
+        rng, length = self.np_random, self.course.length
+        races = len(numbers) // self.each
+        if options and "s" in options:
+            s = np.broadcast_to(np.asarray(options["s"], float), len(numbers))
+        else:
+            behind = self.rules.gap * np.arange(self.each)
+            s = (rng.uniform(0, length, races)[:, None] - behind).ravel() % length
+        index = np.floor(np.mod(s, length) / self.course.step).astype(int) % len(self.course.x)
+        half = 0.5 * self.spec.width + 0.2
+        if options and "offset" in options:
+            offset = np.broadcast_to(np.asarray(options["offset"], float), len(numbers))
+        else:
+            offset = rng.uniform(half - self.course.right[index], self.course.left[index] - half)
+        if options and "speed" in options:
+            speed = np.broadcast_to(np.asarray(options["speed"], float), len(numbers))
+        else:
+            speed = np.repeat(rng.uniform(*self.rules.start, races), self.each) * self.limits[index]
+        place = road.places(self.course, s, offset)
+        world.place(self.cars, self.spec, self.road, numbers, place, s, speed)
+        self.time[numbers] = self.slow[numbers] = 0
+        _look_under(self.road, self.car, self.cars)
+
+    def _observe(self) -> Float[np.ndarray, "cars numbers"]:
+        seen = np.zeros((self.num_envs, self.seen), np.float32)
+        sight = self.sight
+        lines = np.array(sight.lines, np.float64)
+        weight = self.spec.mass * 9.81
+        how = _How(
+            sight.points, sight.seconds, sight.ahead, sight.behind, sight.reach, self.each, weight, self.spec.steering
+        )
+        _observe(self.road, self.cars, lines, how, seen)
+        return seen
+
+
+class _How(NamedTuple):
+    """What a compiled observation is told."""
+
+    points: int
+    seconds: float
+    ahead: int
+    behind: int
+    reach: float
+    each: int
+    weight: float
+    steering: float
+
+
+def observed(sight: Sight, each: int) -> int:
+    """Numbers of an observation."""
+    others = (sight.ahead + sight.behind) * _OTHER + 2 if each > 1 else 0
+    return _PLAIN + 3 * len(sight.lines) * sight.points + others
+
+
+@compiled
+def _look_under(where: Road, car: Any, them: world.Cars) -> None:
+    for number in range(them.index.shape[0]):
+        world.under(where.points, where.step, car, them, number)
+
+
+@compiled
+def _decide(where: Road, car: Any, drive: Any, body: Any, them: world.Cars, each: int, terms: np.ndarray) -> None:
+    """Six frames, and the terms of the reward for them, not yet weighted."""
+    count = them.index.shape[0]
+    began, off, wall = them.travelled.copy(), them.off_time.copy(), them.wall_time.copy()
+    was_off = them.off.copy()
+    them.hits[:] = 0
+    them.hit_speed[:] = 0
+    for _ in range(world.FRAMES // RATE):
+        world.frame(where, car, drive, body, them, each)
+    for number in range(count):
+        moved = them.travelled[number] - began[number]
+        kmh = 3.6 * math.sqrt(them.state[step.VX, number] ** 2 + them.state[step.VY, number] ** 2)
+        terms[0, number] = 0.0 if them.off[number] or was_off[number] else moved
+        terms[1, number] = -(them.off_time[number] - off[number]) * kmh * kmh
+        terms[2, number] = -(them.wall_time[number] - wall[number]) * kmh * kmh
+        slip = 0.0
+        for wheel in range(4):
+            ratio = min(abs(them.seen[step.SLIP + wheel, number]), 1.0)
+            slip += ratio * abs(them.seen[step.ANGLE + wheel, number])
+        terms[3, number] = -slip
+        passing, touched, rear, fault = 0.0, 0.0, 0.0, 0.0
+        first = number - number % each
+        for other in range(each):
+            if first + other == number:
+                continue
+            theirs = them.travelled[first + other] - began[first + other]
+            gap = _around(them.travelled[first + other] - them.travelled[number], where.length)
+            before = gap - theirs + moved
+            if -_BEHIND <= gap <= _AHEAD or -_BEHIND <= before <= _AHEAD:
+                passing += before - gap
+            bits = them.hits[number, other]
+            if bits & world.TOUCHED:
+                touched = 1.0
+                if bits & world.FROM_BEHIND:
+                    rear += them.hit_speed[number, other] ** 2
+                backwards = them.hits[first + other, number - first] & world.FROM_BEHIND
+                if bits & world.FROM_BEHIND or not backwards:
+                    fault = 1.0
+        terms[4, number], terms[5, number], terms[6, number], terms[7, number] = passing, -touched, -rear, -fault
+
+
+@compiled
+def _around(gap: float, length: float) -> float:
+    """A distance along a closed track, the shorter way."""
+    return gap - length * math.floor(gap / length + 0.5)
+
+
+@compiled
+def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: np.ndarray) -> None:
+    points, gap = where.points, where.step
+    state = them.state
+    for number in range(them.index.shape[0]):
+        out, index, along = seen[number], them.index[number], them.along[number]
+        vx, vy, turn = state[step.VX, number], state[step.VY, number], state[step.TURN, number]
+        slope = road.between(points, gap, index, along, road.SLOPE)
+        bank = road.between(points, gap, index, along, road.BANK)
+        out[0], out[1], out[2] = vx / 30 - 1, vy / 5, vx * math.sin(slope) / 5
+        out[3], out[4] = turn, vx * points[index, road.DIP] * 5
+        out[5], out[6] = state[step.AX, number] / 15, state[step.AY, number] / 15
+        out[7] = (them.given[step.WEIGHT, number] - 9.81) / 5
+        for wheel in range(4):
+            out[8 + wheel] = them.seen[step.LOAD + wheel, number] / (0.5 * how.weight) - 0.5
+            out[12 + wheel] = 4 * max(min(them.seen[step.ANGLE + wheel, number], 1.0), -1.0)
+            out[16 + wheel] = 4 * max(min(them.seen[step.SLIP + wheel, number], 1.0), -1.0)
+        phase = 2 * math.pi * (index * gap + along) / where.length
+        out[20], out[21], out[22], out[23] = math.sin(phase), math.cos(phase), 10 * slope, 10 * bank
+        out[24] = 3 * them.angle[number]
+        out[25], out[26] = 1.0 * them.wall[number], 1.0 * them.off[number]
+        out[27] = state[step.STEER, number] / how.steering
+        out[28], out[29] = state[step.THROTTLE, number], state[step.BRAKE, number]
+        speed = math.sqrt(vx * vx + vy * vy)
+        _course(points, gap, them, number, lines, how, max(speed, 5.0), out)
+        if how.each > 1:
+            _others(where.length, them, number, how, out, _PLAIN + 3 * lines.shape[0] * how.points)
+
+
+@compiled
+def _course(
+    points: np.ndarray,
+    gap: float,
+    them: world.Cars,
+    number: int,
+    lines: np.ndarray,
+    how: _How,
+    speed: float,
+    out: np.ndarray,
+) -> None:
+    """Points of the course ahead, as the car sees them: ahead, to the left, and up."""
+    count, state = points.shape[0], them.state
+    cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
+    x, y = state[step.X, number], state[step.Y, number]
+    began, place, height, at = them.index[number] + them.along[number] / gap, _PLAIN, 0.0, 0.0
+    spacing = speed * how.seconds / (how.points * gap)
+    for ahead in range(how.points):
+        at = began + (ahead + 1) * spacing
+        whole = math.floor(at)
+        part, one = at - whole, int(whole) % count
+        other = one + 1 if one + 1 < count else 0
+        a, b = points[one], points[other]
+        middle_x = a[road.X] * (1 - part) + b[road.X] * part
+        middle_y = a[road.Y] * (1 - part) + b[road.Y] * part
+        normal_x = -(a[road.SINE] * (1 - part) + b[road.SINE] * part)
+        normal_y = a[road.COSINE] * (1 - part) + b[road.COSINE] * part
+        left = a[road.LEFT] * (1 - part) + b[road.LEFT] * part
+        right = a[road.RIGHT] * (1 - part) + b[road.RIGHT] * part
+        height += a[road.SLOPE] * spacing * gap
+        for line in range(lines.shape[0]):
+            reach = lines[line] * (left if lines[line] > 0 else right)
+            dx, dy = middle_x + reach * normal_x - x, middle_y + reach * normal_y - y
+            out[place] = (dx * cosine + dy * sine) / 150
+            out[place + 1] = (dy * cosine - dx * sine) / 100
+            out[place + 2] = (height + reach * a[road.BANK]) / 10
+            place += 3
+
+
+@compiled
+def _others(length: float, them: world.Cars, number: int, how: _How, out: np.ndarray, place: int) -> None:
+    """The cars around: those in front, then those behind, nearest first; whether it touches any, and how sheltered it is."""
+    state, each = them.state, how.each
+    first = number - number % each
+    touching = 0.0
+    for other in range(each):
+        touching = max(touching, 1.0 * (them.hits[number, other] & world.TOUCHED))
+    out[place], out[place + 1] = touching, 3 * them.shelter[number]
+    place += 2
+    cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
+    own_x, own_y, own_ax, own_ay = _moving(state, number)
+    for front in range(2):
+        last = -1.0
+        for _ in range(how.ahead if front == 0 else how.behind):
+            nearest, found = how.reach, -1
+            for other in range(each):
+                if first + other == number:
+                    continue
+                gap = _around(them.travelled[first + other] - them.travelled[number], length)
+                away = gap if front == 0 else -gap
+                ahead = gap > 0 or (gap == 0 and first + other > number)
+                # Equal distances come in the order of their numbers.
+                if ahead == (front == 0) and away < nearest and away + 1e-9 * other > last:
+                    nearest, found = away, other
+            if found >= 0:
+                last = nearest + 1e-9 * found + 1e-10
+                other = first + found
+                dx, dy = state[step.X, other] - state[step.X, number], state[step.Y, other] - state[step.Y, number]
+                vx, vy, ax, ay = _moving(state, other)
+                out[place] = 1.0
+                out[place + 1], out[place + 2] = (dx * cosine + dy * sine) / 50, (dy * cosine - dx * sine) / 10
+                dx, dy = vx - own_x, vy - own_y
+                out[place + 3], out[place + 4] = (dx * cosine + dy * sine) / 10, (dy * cosine - dx * sine) / 10
+                dx, dy = ax - own_ax, ay - own_ay
+                out[place + 5], out[place + 6] = (dx * cosine + dy * sine) / 15, (dy * cosine - dx * sine) / 15
+            place += _OTHER
+
+
+@compiled
+def _moving(state: np.ndarray, number: int) -> tuple[float, float, float, float]:
+    """Velocity and acceleration of a car, east and north."""
+    cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
+    vx, vy, ax, ay = state[step.VX, number], state[step.VY, number], state[step.AX, number], state[step.AY, number]
+    return vx * cosine - vy * sine, vx * sine + vy * cosine, ax * cosine - ay * sine, ax * sine + ay * cosine

@@ -1,0 +1,55 @@
+"""The limit: the published optimal laps' times, laps that obey the car's equations, and laws that hold for any best lap."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from almanac.runtime import hub
+from almanac.sophy import lap, optimal
+from almanac.sophy.sim import car, track
+from tests.sophy import made
+
+F1 = car.load("f1_2014")
+AS_PUBLISHED = replace(F1, **{name: replace(getattr(F1, name), inertia=0.0) for name in ("tyre_front", "tyre_rear")})
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("catalunya_3d", 77.38), ("catalunya_adapted", 78.02)])
+def test_the_published_optimal_laps_are_met(name, seconds, needs_data):
+    needs_data("racing")
+    course = track.load(hub.data("racing") / "fastest_lap" / "tracks" / f"{name}.xml")
+    found = optimal.optimal_lap(AS_PUBLISHED, course, 10.0)
+    assert abs(found.lap.lap_time / seconds - 1) < 0.007
+
+
+@pytest.fixture(scope="module")
+def oval(tmp_path_factory):
+    return made.oval(tmp_path_factory.mktemp("oval"))
+
+
+@pytest.fixture(scope="module")
+def best(oval):
+    return optimal.optimal_lap(F1, oval, 4.0).lap
+
+
+def test_a_best_lap_obeys_the_equations_and_stays_on_the_asphalt(oval, best):
+    found = lap.residuals(F1, best, oval)
+    assert found["dvx"] < 0.3 and found["dvy"] < 0.5 and found["dr"] < 0.1 and found["dvx_signal"] > 3
+    half = 0.5 * F1.track_front
+    left, right = (np.interp(best.s, oval.s, each, period=oval.length) for each in (oval.left, oval.right))
+    assert (best.offset <= left - half + 1e-6).all() and (best.offset >= half - right - 1e-6).all()
+    assert abs(best.time[-1] + (best.time[1] - best.time[0]) - best.lap_time) < 0.1
+
+
+def test_a_finer_mesh_changes_little_and_a_better_car_is_faster(oval, best, tmp_path):
+    assert abs(optimal.optimal_lap(F1, oval, 6.0).lap.lap_time / best.lap_time - 1) < 0.005
+    stronger = replace(F1, power=1.2 * F1.power)
+    assert optimal.optimal_lap(stronger, oval, 4.0).lap.lap_time < best.lap_time
+    wide = made.oval(tmp_path, width=16.0)
+    assert optimal.optimal_lap(F1, wide, 4.0).lap.lap_time < best.lap_time
+
+
+def test_to_the_right_is_as_fast_as_to_the_left(best, tmp_path):
+    found = optimal.optimal_lap(F1, made.mirrored(tmp_path), 4.0).lap
+    assert abs(found.lap_time / best.lap_time - 1) < 1e-3
+    assert np.allclose(found.offset, -best.offset, atol=0.3)
