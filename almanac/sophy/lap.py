@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from almanac.runtime import hub
+from almanac.runtime import checkpoint, hub
 from almanac.runtime.errors import UserError
 from almanac.sophy.sim import dynamics
 from almanac.sophy.sim import track as tracks
@@ -48,12 +48,43 @@ class Lap:
     """Of each wheel, as a part of the car's weight."""
 
 
+_COLUMNS = ("s", "time", "vx", "vy", "yaw_rate", "offset", "angle", "steering", "pedal")
+
+
+def write(lap: Lap, path: Path) -> None:
+    """Write a lap as a table (.csv): a row for each point, SI units, what they mean as in `Lap`.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    named = {name: getattr(lap, name) for name in _COLUMNS}
+    named |= {f"slip_{wheel}": values for wheel, values in zip(WHEELS, lap.slip, strict=True)}
+    named |= {f"load_{wheel}": values for wheel, values in zip(WHEELS, lap.load, strict=True)}
+    rows = "\n".join(",".join(f"{value:.9g}" for value in row) for row in zip(*named.values(), strict=True))
+    text = f"# lap_time_s {lap.lap_time:.6f}\n{','.join(named)}\n{rows}\n"
+    checkpoint.write_atomic(path, lambda file: file.write(text.encode()))
+
+
 def read(path: Path) -> Lap:
-    """Read a lap of fastest-lap's, whose z points down.
+    """Read a lap: a table that `write` wrote (.csv), or an optimal lap of fastest-lap's (.xml), whose z points down.
 
     Raises:
         UserError: it can't be read, or is no such lap.
     """
+    return _from_table(path) if path.suffix.lower() == ".csv" else _from_xml(path)
+
+
+def _from_table(path: Path) -> Lap:
+    try:
+        first, names, *lines = path.read_text("utf-8").splitlines()
+        named = dict(zip(names.split(","), np.array([line.split(",") for line in lines], float).T, strict=True))
+        wheels = (np.stack([named[f"{what}_{wheel}"] for wheel in WHEELS]) for what in ("slip", "load"))
+        return Lap(float(first.removeprefix("# lap_time_s")), *(named[name] for name in _COLUMNS), *wheels)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} can't be read as a lap ({error})", "give what `optimal-lap` wrote") from None
+
+
+def _from_xml(path: Path) -> Lap:
     try:
         root = ElementTree.fromstring(path.read_text("utf-8"))
     except (OSError, ValueError, ElementTree.ParseError) as error:
