@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from almanac.runtime.errors import UserError
-from almanac.stable_diffusion import data
+from almanac.stable_diffusion import data, scenes
 
 COUNT = 20
 
@@ -113,6 +114,21 @@ def test_batches_go_through_a_set_once_an_epoch(tmp_path):
     assert [sorted(epoch) for epoch in epochs] == [list(range(18))] * 2 and epochs[0] != epochs[1]
     with pytest.raises(UserError, match="fewer than a batch of 19"):
         data.Batches(found, 19, 0)
+
+
+def test_a_training_begins_with_scenes_on_black():
+    scenes_set = replace(data.load("scenes"), count=300)
+    batches = data.Batches(scenes_set, 10, seed=1, plain=100)
+    first, later = [batches(number) for number in range(10)], [batches(number) for number in range(30, 60)]
+    grounds = [[scenes.draw(number).background for number in batch] for batch in (*first, *later)]
+    assert all(set(batch) == {"black"} for batch in grounds[:10]) and {
+        each for batch in grounds for each in batch
+    } == set(scenes.BACKGROUNDS)
+    assert sorted(number for batch in later for number in batch) == list(range(300))  # all of them, once an epoch
+    plain = [number for batch in first for number in batch]
+    assert len(set(plain)) > 85  # in turns, too
+    pictures = replace(scenes_set, is_plain=None)
+    assert data.Batches(pictures, 10, seed=1, plain=100)(0) == data.Batches(pictures, 10, seed=1)(0)
 
 
 def test_held_out_emoji_are_in_no_training(needs_data):
