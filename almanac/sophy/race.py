@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,6 +32,7 @@ _HARD = 3.0
 _FORMAT = 1
 
 
+@runtime_checkable
 class Decides(Protocol):
     """A driver of one or more cars."""
 

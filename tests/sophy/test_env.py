@@ -82,7 +82,7 @@ def test_the_course_is_where_it_will_be_driven(oval):
 
 
 def test_rewards_are_what_the_paper_says(oval):
-    plain = env.Rules(weights=env.Weights(progress=1, off_course=1, wall=1, tyre_slip=1))
+    plain = env.Rules(weights=env.Weights(progress=1.0, off_course=1.0, wall=1.0, tyre_slip=1.0))
     made_env = env.make(oval, sight=FEW, rules=plain)
     made_env.reset(options={"s": 0.0, "offset": 0.0, "speed": 30.0})
     before = made_env.cars.travelled[0]
@@ -96,7 +96,7 @@ def test_rewards_are_what_the_paper_says(oval):
 
 
 def test_passing_counts_what_is_gained_on_cars_nearby(oval):
-    rules = env.Rules(weights=env.Weights(progress=0, tyre_slip=0, passing=1))
+    rules = env.Rules(weights=env.Weights(progress=0.0, tyre_slip=0.0, passing=1.0))
     made_env = env.make(oval, cars=3, each=3, sight=FEW, rules=rules)
     made_env.reset(options={"s": [100.0, 115.0, 300.0], "offset": [2.5, -2.5, 0.0], "speed": [40.0, 30.0, 30.0]})
     reward = made_env.step(np.zeros((3, 2)))[1]
