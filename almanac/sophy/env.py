@@ -150,7 +150,7 @@ class Racing(gymnasium.vector.VectorEnv):
             raise UserError(
                 f"{cars} cars in races of {each} can't be", "give races of 1 to 20 cars, and a multiple of them"
             )
-        self.course, self.spec, self.each, self.sight, self.rules = course, spec, each, sight, rules
+        self.course, self.vehicle, self.each, self.sight, self.rules = course, spec, each, sight, rules
         self.road = road.road(course)
         widest = float((self.road.points[:, road.LEFT] + self.road.points[:, road.RIGHT]).min())
         if widest < spec.width + 0.5:
@@ -208,7 +208,7 @@ class Racing(gymnasium.vector.VectorEnv):
         actions = actions.clip(-1, 1)
         laps = self.cars.lap_time.copy(), self.cars.gates // world.GATES
         given = self.cars.given
-        given[step.STEER_TO] = actions[:, 0] * self.spec.steering
+        given[step.STEER_TO] = actions[:, 0] * self.vehicle.steering
         given[step.THROTTLE_TO], given[step.BRAKE_TO] = actions[:, 1].clip(0), (-actions[:, 1]).clip(0)
         _decide(self.road, self.car, self.drive, self.size, self.cars, self.each, self.terms)
         self.time += 1 / RATE
@@ -250,7 +250,7 @@ class Racing(gymnasium.vector.VectorEnv):
             behind = self.rules.gap * np.arange(self.each)
             s = (rng.uniform(0, length, races)[:, None] - behind).ravel() % length
         index = np.floor(np.mod(s, length) / self.course.step).astype(int) % len(self.course.x)
-        half = 0.5 * self.spec.width + 0.2
+        half = 0.5 * self.vehicle.width + 0.2
         if options and "offset" in options:
             offset = np.broadcast_to(np.asarray(options["offset"], float), len(numbers))
         else:
@@ -260,7 +260,7 @@ class Racing(gymnasium.vector.VectorEnv):
         else:
             speed = np.repeat(rng.uniform(*self.rules.start, races), self.each) * self.limits[index]
         place = road.places(self.course, s, offset)
-        world.place(self.cars, self.spec, self.road, numbers, place, s, speed)
+        world.place(self.cars, self.vehicle, self.road, numbers, place, s, speed)
         self.time[numbers] = self.slow[numbers] = 0
         _look_under(self.road, self.car, self.cars)
 
@@ -268,9 +268,16 @@ class Racing(gymnasium.vector.VectorEnv):
         seen = np.zeros((self.num_envs, self.seen), np.float32)
         sight = self.sight
         lines = np.array(sight.lines, np.float64)
-        weight = self.spec.mass * 9.81
+        weight = self.vehicle.mass * 9.81
         how = _How(
-            sight.points, sight.seconds, sight.ahead, sight.behind, sight.reach, self.each, weight, self.spec.steering
+            sight.points,
+            sight.seconds,
+            sight.ahead,
+            sight.behind,
+            sight.reach,
+            self.each,
+            weight,
+            self.vehicle.steering,
         )
         _observe(self.road, self.cars, lines, how, seen)
         return seen
@@ -297,14 +304,14 @@ def observed(sight: Sight, each: int) -> int:
 
 @compiled
 def _look_under(where: Road, car: Any, them: world.Cars) -> None:
-    for number in range(them.index.shape[0]):
+    for number in range(them.nearest.shape[0]):
         world.under(where.points, where.step, car, them, number)
 
 
 @compiled
 def _decide(where: Road, car: Any, drive: Any, body: Any, them: world.Cars, each: int, terms: np.ndarray) -> None:
     """Six frames, and the terms of the reward for them, not yet weighted."""
-    count = them.index.shape[0]
+    count = them.nearest.shape[0]
     began, off, wall = them.travelled.copy(), them.off_time.copy(), them.wall_time.copy()
     was_off = them.off.copy()
     them.hits[:] = 0
@@ -353,8 +360,8 @@ def _around(gap: float, length: float) -> float:
 def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: np.ndarray) -> None:
     points, gap = where.points, where.step
     state = them.state
-    for number in range(them.index.shape[0]):
-        out, index, along = seen[number], them.index[number], them.along[number]
+    for number in range(them.nearest.shape[0]):
+        out, index, along = seen[number], them.nearest[number], them.along[number]
         vx, vy, turn = state[step.VX, number], state[step.VY, number], state[step.TURN, number]
         slope = road.between(points, gap, index, along, road.SLOPE)
         bank = road.between(points, gap, index, along, road.BANK)
@@ -393,7 +400,7 @@ def _course(
     count, state = points.shape[0], them.state
     cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
     x, y = state[step.X, number], state[step.Y, number]
-    began, place, height, at = them.index[number] + them.along[number] / gap, _PLAIN, 0.0, 0.0
+    began, place, height, at = them.nearest[number] + them.along[number] / gap, _PLAIN, 0.0, 0.0
     spacing = speed * how.seconds / (how.points * gap)
     for ahead in range(how.points):
         at = began + (ahead + 1) * spacing

@@ -123,8 +123,10 @@ def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
         return np.interp(s, track.s, values, period=track.length)
 
     dip = (np.roll(track.slope, -1) - np.roll(track.slope, 1)) / (2 * track.step)
-    rows = (casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, dip))
-    return _Road(*rows, at(track.left), at(track.right))
+    curvature, slope, bank, change = (
+        casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, dip)
+    )
+    return _Road(curvature, slope, bank, change, at(track.left), at(track.right))
 
 
 def _weight(rows: list[Any], road: _Road) -> Any:

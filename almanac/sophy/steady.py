@@ -2,6 +2,7 @@
 brake and accelerate to. Four loads and load-sensitive grip as in `dynamics`; no transients, so that a lap takes a second to compute."""
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -67,9 +68,7 @@ def _along(
     return change
 
 
-def _axles(
-    numbers: dynamics.Car, speed: object, ax: object, ay: object, grip: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _axles(numbers: dynamics.Car, speed: Any, ax: Any, ay: Any, grip: float) -> list[tuple[Any, Any]]:
     """Of the front and the rear axle: the part of its grip that a bend takes, and its grip along, N."""
     loads = dynamics.loads(numbers, speed, ax, ay, dynamics.GRAVITY, 1.0, 1.0)
     base = numbers.front + numbers.rear

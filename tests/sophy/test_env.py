@@ -99,8 +99,11 @@ def test_passing_counts_what_is_gained_on_cars_nearby(oval):
     rules = env.Rules(weights=env.Weights(progress=0.0, tyre_slip=0.0, passing=1.0))
     made_env = env.make(oval, cars=3, each=3, sight=FEW, rules=rules)
     made_env.reset(options={"s": [100.0, 115.0, 300.0], "offset": [2.5, -2.5, 0.0], "speed": [40.0, 30.0, 30.0]})
+    before = made_env.cars.travelled.copy()
     reward = made_env.step(np.zeros((3, 2)))[1]
-    assert 0.8 < reward[0] < 1.2 and abs(reward[0] + reward[1]) < 1e-6 and reward[2] == 0
+    moved = made_env.cars.travelled - before
+    assert reward[0] > 0.5 and abs(reward[0] - (moved[0] - moved[1])) < 1e-9
+    assert reward[1] == -reward[0] and reward[2] == 0
 
 
 def test_episodes_end_and_begin_anew(oval):

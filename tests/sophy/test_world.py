@@ -57,6 +57,14 @@ def test_a_car_is_followed_around_any_track(shape, tmp_path):
         assert abs(meeting.cars.angle[0]) < 0.02
 
 
+def test_cars_are_put_where_they_are_asked_to_be(tmp_path):
+    course = made.oval(tmp_path)
+    asked = np.array([-20.0, 0.0, 100.0, 300.0, 1.4 * course.length])
+    cars = Meeting(course, asked, [0.0, 1.0, -2.0, 3.0, 0.5], 20.0).cars
+    assert np.allclose(cars.travelled, asked, atol=0.1) and np.allclose(cars.offset, [0, 1, -2, 3, 0.5], atol=0.05)
+    assert cars.gates.tolist() == [0, 1, 2, 5, 17]
+
+
 def test_a_lap_is_timed_once_however_one_crosses_the_line(tmp_path):
     course = made.oval(tmp_path)
     meeting = Meeting(course, [-20.0], speed=50.0)
@@ -88,7 +96,7 @@ def test_walls_hold_cars_and_take_energy(tmp_path):
         energy = meeting.energy()
         touched |= meeting.cars.wall
         corners = np.hypot(SPEC.length, SPEC.width) / 2
-        row = meeting.road.points[meeting.cars.index]
+        row = meeting.road.points[meeting.cars.nearest]
         assert (meeting.cars.offset < row[:, road.WALL_LEFT] + corners).all()
         assert (meeting.cars.offset > -row[:, road.WALL_RIGHT] - corners).all()
     assert touched.all() and (meeting.cars.wall_time > 0).all()

@@ -53,7 +53,7 @@ class Cars(NamedTuple):
     """float32, `step.STATES` × cars."""
     given: np.ndarray
     seen: np.ndarray
-    index: np.ndarray
+    nearest: np.ndarray
     """Of the road's nearest point."""
     along: np.ndarray
     """Beyond it, m."""
@@ -107,7 +107,7 @@ def cars(races: int, each: int) -> Cars:
         np.zeros((step.STATES, count), np.float32),
         given,
         np.zeros((step.SEEN, count), np.float32),
-        index=np.zeros(count, np.int64),
+        nearest=np.zeros(count, np.int64),
         along=real(count),
         offset=real(count),
         angle=real(count),
@@ -154,12 +154,13 @@ def place(
     radii = (spec.tyre_front.radius, spec.tyre_front.radius, spec.tyre_rear.radius, spec.tyre_rear.radius)
     for wheel, radius in enumerate(radii):
         state[step.SPIN + wheel, numbers] = speed / radius
-    them.index[numbers] = np.round(np.mod(s, where.length) / where.step).astype(np.int64) % len(where.points)
+    them.nearest[numbers] = np.round(np.mod(s, where.length) / where.step).astype(np.int64) % len(where.points)
     for each in (them.clock, them.lap_time, them.off_time, them.wall_time, them.shelter, them.hits, them.hit_speed):
         each[numbers] = 0
     for each in (them.off, them.wall):
         each[numbers] = False
     them.passed[numbers] = -1
+    them.along[numbers], them.travelled[numbers] = 0, them.nearest[numbers] * where.step
     for number, near in zip(numbers.tolist(), np.asarray(s, float).tolist(), strict=True):
         follow(where.points, where.step, where.length, them, number)
         # Where it is along the road is known but for whole laps, which `s` says.
@@ -176,8 +177,8 @@ def size(spec: CarSpec) -> Size:
 def follow(points: Any, gap: float, length: float, them: Cars, number: int) -> None:
     """Find where a car is on the road now."""
     state = them.state
-    index, along, offset = road.locate(points, gap, them.index[number], state[step.X, number], state[step.Y, number])
-    before = them.index[number] * gap + them.along[number]
+    index, along, offset = road.locate(points, gap, them.nearest[number], state[step.X, number], state[step.Y, number])
+    before = them.nearest[number] * gap + them.along[number]
     now = index * gap + along
     moved = now - before
     if moved > 0.5 * length:
@@ -185,7 +186,7 @@ def follow(points: Any, gap: float, length: float, them: Cars, number: int) -> N
     elif moved < -0.5 * length:
         moved += length
     angle = state[step.YAW, number] - points[index, road.HEADING] - along * points[index, road.CURVATURE]
-    them.index[number], them.along[number], them.offset[number] = index, along, offset
+    them.nearest[number], them.along[number], them.offset[number] = index, along, offset
     them.angle[number] = angle - 2 * math.pi * np.floor(angle / (2 * math.pi) + 0.5)
     them.travelled[number] += moved
 
@@ -202,7 +203,7 @@ def frame(where: Road, car: Any, drive: Any, body: Size, them: Cars, each: int) 
         them: all cars; wishes are in `given`.
         each: cars of a race.
     """
-    count = them.index.shape[0]
+    count = them.nearest.shape[0]
     for number in range(count):
         under(where.points, where.step, car, them, number)
     if each > 1:
@@ -229,7 +230,7 @@ def frame(where: Road, car: Any, drive: Any, body: Size, them: Cars, each: int) 
 @compiled
 def under(points: Any, gap: float, car: Any, them: Cars, number: int) -> None:
     """What a road is under a car's wheels, and how it slopes."""
-    given, index, along, angle = them.given, them.index[number], them.along[number], them.angle[number]
+    given, index, along, angle = them.given, them.nearest[number], them.along[number], them.angle[number]
     sine, cosine = math.sin(angle), math.cos(angle)
     beyond = 0
     for wheel in range(4):
@@ -322,7 +323,7 @@ def _corner(state: Any, number: int, body: Size, corner: int) -> tuple[float, fl
 @compiled
 def _bounce(points: Any, body: Size, them: Cars, number: int) -> None:
     """Keep a car's corners before the walls."""
-    state, row = them.state, points[them.index[number]]
+    state, row = them.state, points[them.nearest[number]]
     them.wall[number] = False
     reach = 0.5 * math.sqrt(body.length**2 + body.width**2)
     if -row[road.WALL_RIGHT] + reach < them.offset[number] < row[road.WALL_LEFT] - reach:
@@ -461,7 +462,7 @@ def _inside(state: Any, body: Size, number: int, x: float, y: float, margin: flo
 def _blame(points: Any, them: Cars, first: int, one: int, other: int, speed: float) -> None:
     """Note a contact: for both, and whose front met whose rear."""
     state = them.state
-    straight = ON_STRAIGHT if abs(points[them.index[one], road.CURVATURE]) < _STRAIGHT else 0
+    straight = ON_STRAIGHT if abs(points[them.nearest[one], road.CURVATURE]) < _STRAIGHT else 0
     for mine, theirs in ((one, other), (other, one)):
         cosine, sine = math.cos(state[step.YAW, mine]), math.sin(state[step.YAW, mine])
         dx, dy = state[step.X, theirs] - state[step.X, mine], state[step.Y, theirs] - state[step.Y, mine]
