@@ -189,6 +189,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_picture(diffusion, model
     whole = diffusion("generate", "a cat", *how, tmp_path / "whole")
     expected = pixels(json.loads(whole.stdout)["images"][0]["file"])
     plain = generate.Job.advance
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of a shell's background
 
     def interrupted(job: generate.Job) -> None:
         plain(job)
@@ -198,6 +199,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_picture(diffusion, model
     with monkeypatch.context() as patch:
         patch.setattr(generate.Job, "advance", interrupted)
         stopped = diffusion("generate", "a cat", *how, tmp_path / "part")
+    signal.signal(signal.SIGINT, usual)
     assert stopped.returncode == 130 and stopped.stdout == "" and stopped.stderr.endswith("interrupted\n")
     assert (tmp_path / "part" / "job.pt").is_file()
     other = diffusion("generate", "a dog", *how, tmp_path / "part", "--resume")
