@@ -168,7 +168,7 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         kept = _kept(kept, state)
         return state, kept, _list(kept, state), _downloads(state)
 
-    def rest(state: Conversation, kept: list[Conversation]) -> tuple:
+    def ended(state: Conversation, kept: list[Conversation]) -> tuple:
         return *remember(state, kept), gr.update(submit_btn=True, stop_btn=False)
 
     def begin(kept: list[Conversation]) -> tuple:
@@ -211,8 +211,8 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
     ]
     memory = [shown, kept, earlier, exports]
     for event in running:
-        event.then(rest, [shown, kept], [*memory, text], **_QUIET)
-    text.stop(rest, [shown, kept], [*memory, text], cancels=cast(Any, running), **_QUIET)
+        event.then(ended, [shown, kept], [*memory, text], **_QUIET)
+    text.stop(ended, [shown, kept], [*memory, text], cancels=cast(Any, running), **_QUIET)
     said.undo(undo, [shown, kept], [*memory, *view, text], **_QUIET)
     turning.turn(turn, [shown, kept], [*memory, *view], **_QUIET)
     said.like(vote, [shown, kept, visitor], [*memory, voted, ballot, tags], **_QUIET)

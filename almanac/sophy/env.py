@@ -13,11 +13,10 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, Int
 
 from almanac.nn.compiled import compiled
-from almanac.runtime import hub
 from almanac.runtime.errors import UserError
-from almanac.sophy.opponents import speeds
+from almanac.sophy import steady
 from almanac.sophy.sim import car as car_files
-from almanac.sophy.sim import road, step, track, world
+from almanac.sophy.sim import dynamics, road, step, track, world
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.road import Road
 from almanac.sophy.sim.track import Track
@@ -32,6 +31,9 @@ _OTHER = 7
 """And about each other car."""
 _AHEAD, _BEHIND = 40.0, 20.0
 """m along the track between which passing is rewarded (Extended Data Table 1)."""
+
+_CAREFUL = 0.85
+"""The part of the grip that the speeds of starts are of."""
 
 
 @dataclass(frozen=True)
@@ -110,27 +112,8 @@ def make(
     Raises:
         UserError: there is no such track or car, or the numbers can't be.
     """
-    found = track_name if isinstance(track_name, Track) else find_track(track_name)
+    found = track_name if isinstance(track_name, Track) else track.find(track_name)
     return Racing(found, car if isinstance(car, CarSpec) else car_files.load(car), cars, each, sight, rules)
-
-
-def find_track(name: str | Path) -> Track:
-    """A track by its file, or by the name of one that is at hand.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(name)
-    if path.suffix:
-        return track.load(path)
-    folders = []
-    if hub.has_data("racing"):
-        folder = hub.data("racing")
-        folders = [folder / "fastest_lap" / "tracks", folder / "tumftm_racetrack_database" / "tracks"]
-    known = {each.stem.lower(): each for place in folders for each in sorted(place.iterdir())}
-    if path.name.lower() not in known:
-        raise UserError(f"there is no track '{name}'", f"give a file, or one of {', '.join(sorted(known)) or 'none'}")
-    return track.load(known[path.name.lower()])
 
 
 class Racing(gymnasium.vector.VectorEnv):
@@ -152,15 +135,15 @@ class Racing(gymnasium.vector.VectorEnv):
             )
         self.course, self.vehicle, self.each, self.sight, self.rules = course, spec, each, sight, rules
         self.road = road.road(course)
-        widest = float((self.road.points[:, road.LEFT] + self.road.points[:, road.RIGHT]).min())
-        if widest < spec.width + 0.5:
+        narrowest = float((self.road.points[:, road.LEFT] + self.road.points[:, road.RIGHT]).min())
+        if narrowest < spec.width + 0.5:
             raise UserError(
-                f"{course.name} is {widest:.1f} m wide somewhere, and {spec.name} {spec.width} m", "widen it"
+                f"{course.name} is {narrowest:.1f} m wide somewhere, and {spec.name} {spec.width} m", "widen it"
             )
         self.car, self.drive = step.numbers(spec)
         self.size = world.size(spec)
         self.cars = world.cars(cars // each, each)
-        self.limits = speeds(spec, course.curvature, course.step)
+        self.limits = steady.speeds(spec, course.curvature, course.step, _CAREFUL)
         self.num_envs = cars
         self.seen = observed(sight, each)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.seen,), np.float32)
@@ -168,7 +151,6 @@ class Racing(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, cars)
         self.action_space = batch_space(self.single_action_space, cars)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
-        self.time = np.zeros(cars)
         self.slow = np.zeros(cars)
         self.terms = np.zeros((len(TERMS), cars))
         """Of the last decision, each times its weight."""
@@ -206,19 +188,18 @@ class Racing(gymnasium.vector.VectorEnv):
             bad = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
             raise UserError(f"the action of car {bad} is {actions[bad].tolist()}", "give numbers from −1 to 1")
         actions = actions.clip(-1, 1)
-        laps = self.cars.lap_time.copy(), self.cars.gates // world.GATES
+        laps = self.cars.gates // world.GATES
         given = self.cars.given
         given[step.STEER_TO] = actions[:, 0] * self.vehicle.steering
         given[step.THROTTLE_TO], given[step.BRAKE_TO] = actions[:, 1].clip(0), (-actions[:, 1]).clip(0)
         _decide(self.road, self.car, self.drive, self.size, self.cars, self.each, self.terms)
-        self.time += 1 / RATE
         self.slow = np.where(np.abs(self.cars.state[step.VX]) < 1.0, self.slow + 1 / RATE, 0.0)
         weights = self.rules.weights
         self.terms *= np.array([[getattr(weights, name)] for name in TERMS])
         rewards = self.terms.sum(0)
-        stuck = self._together(self.slow >= self.rules.stuck, all)
-        late = self._together(self.time >= self.rules.seconds - 1e-6, any) & ~stuck
-        new_lap = (self.cars.gates // world.GATES > laps[1]) & (self.cars.lap_time > 0)
+        stuck = np.repeat((self.slow >= self.rules.stuck).reshape(-1, self.each).all(1), self.each)
+        late = (self.cars.clock >= self.rules.seconds - 1e-6) & ~stuck
+        new_lap = (self.cars.gates // world.GATES > laps) & (self.cars.lap_time > 0)
         info: dict[str, Any] = {
             "terms": dict(zip(TERMS, self.terms.copy(), strict=True)),
             "lap_time": np.where(new_lap, self.cars.lap_time, 0.0),
@@ -230,15 +211,6 @@ class Racing(gymnasium.vector.VectorEnv):
             self._begin(np.flatnonzero(ended), None)
             seen[ended] = self._observe()[ended]
         return seen, rewards, stuck, late, info
-
-    def aid(self, numbers: Int[np.ndarray, " some"], on: bool = True) -> None:
-        """Give cars brakes that do not lock and throttle that does not spin the wheels (or take it away): the agent has neither."""
-        self.cars.given[step.ABS, numbers] = self.cars.given[step.TRACTION, numbers] = on
-
-    def _together(self, each: np.ndarray, how: Any) -> np.ndarray:
-        """For each car, whether it is so of all (or any) cars of its race."""
-        races = each.reshape(-1, self.each)
-        return np.repeat(races.all(1) if how is all else races.any(1), self.each)
 
     def _begin(self, numbers: Int[np.ndarray, " some"], options: dict[str, Any] | None) -> None:
         """Put cars on the track: those of a race behind each other, from a place drawn by chance."""
@@ -261,14 +233,14 @@ class Racing(gymnasium.vector.VectorEnv):
             speed = np.repeat(rng.uniform(*self.rules.start, races), self.each) * self.limits[index]
         place = road.places(self.course, s, offset)
         world.place(self.cars, self.vehicle, self.road, numbers, place, s, speed)
-        self.time[numbers] = self.slow[numbers] = 0
+        self.slow[numbers] = 0
         _look_under(self.road, self.car, self.cars)
 
     def _observe(self) -> Float[np.ndarray, "cars numbers"]:
         seen = np.zeros((self.num_envs, self.seen), np.float32)
         sight = self.sight
         lines = np.array(sight.lines, np.float64)
-        weight = self.vehicle.mass * 9.81
+        weight = self.vehicle.mass * dynamics.GRAVITY
         how = _How(
             sight.points,
             sight.seconds,
@@ -368,7 +340,7 @@ def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: 
         out[0], out[1], out[2] = vx / 30 - 1, vy / 5, vx * math.sin(slope) / 5
         out[3], out[4] = turn, vx * points[index, road.DIP] * 5
         out[5], out[6] = state[step.AX, number] / 15, state[step.AY, number] / 15
-        out[7] = (them.given[step.WEIGHT, number] - 9.81) / 5
+        out[7] = (them.given[step.WEIGHT, number] - dynamics.GRAVITY) / 5
         for wheel in range(4):
             out[8 + wheel] = them.seen[step.LOAD + wheel, number] / (0.5 * how.weight) - 0.5
             out[12 + wheel] = 4 * max(min(them.seen[step.ANGLE + wheel, number], 1.0), -1.0)

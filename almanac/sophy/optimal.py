@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from almanac.runtime.errors import RunFailed
+from almanac.sophy import steady
 from almanac.sophy.lap import Lap
-from almanac.sophy.opponents import speeds
 from almanac.sophy.sim import dynamics
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
@@ -22,6 +22,8 @@ _SOFT = 1e-5
 """Width over which one pedal takes over from the other."""
 _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
+_BEGUN = 0.85
+"""The part of the grip with which the search begins."""
 
 # Rows of what is known of a point.
 _N, _ANGLE, _VX, _VY, _TURN, _STEER, _PEDAL, _SLIP, _AX, _AY, _ROWS = 0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13
@@ -122,21 +124,15 @@ def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
     def at(values: np.ndarray) -> np.ndarray:
         return np.interp(s, track.s, values, period=track.length)
 
-    dip = (np.roll(track.slope, -1) - np.roll(track.slope, 1)) / (2 * track.step)
-    curvature, slope, bank, change = (
-        casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, dip)
+    curvature, slope, bank, dip = (
+        casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, track.dip)
     )
-    return _Road(curvature, slope, bank, change, at(track.left), at(track.right))
-
-
-def _weight(rows: list[Any], road: _Road) -> Any:
-    """What presses the car onto the road, m/s²."""
-    level = dynamics.GRAVITY * casadi.cos(road.slope) * casadi.cos(road.bank)
-    return level + road.dip * rows[_VX] ** 2 - casadi.sin(road.bank) * rows[_TURN] * rows[_VX]
+    return _Road(curvature, slope, bank, dip, at(track.left), at(track.right))
 
 
 def _loads(numbers: dynamics.Car, rows: list[Any], road: _Road) -> tuple:
-    return dynamics.loads(numbers, rows[_VX], rows[_AX], rows[_AY], _weight(rows, road), 1.0, 1.0)
+    weight = dynamics.weight(road.slope, road.bank, road.dip, rows[_VX], rows[_TURN])
+    return dynamics.loads(numbers, rows[_VX], rows[_AX], rows[_AY], weight, 1.0, 1.0)
 
 
 def _point(
@@ -196,7 +192,7 @@ def _bounds(car: CarSpec, road: _Road) -> tuple[np.ndarray, np.ndarray]:
 def _begin(car: CarSpec, track: Track, s: Float[np.ndarray, " points"]) -> np.ndarray:
     """Where the search begins: on the centre line, at speeds that tyres and engine allow, more or less."""
     curvature = np.interp(s, track.s, track.curvature, period=track.length)
-    speed = 0.9 * speeds(car, curvature, s[1] - s[0])
+    speed = 0.9 * steady.speeds(car, curvature, s[1] - s[0], _BEGUN)
     begun = np.zeros((_ROWS, len(s)))
     begun[_VX], begun[_TURN] = speed, speed * curvature
     begun[_STEER] = curvature * (car.front + car.rear)

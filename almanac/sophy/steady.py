@@ -32,7 +32,7 @@ def speeds(
         middle = 0.5 * (slow + fast)
         used = np.maximum(*(across for across, _ in _axles(numbers, middle, 0.0, middle**2 * bend, grip)))
         slow, fast = np.where(used < 1, middle, slow), np.where(used < 1, fast, middle)
-    speed = np.maximum(slow, 1.0)
+    speed = np.clip(slow, 1.0, (car.power / numbers.drag) ** (1 / 3))
     radii, tyres = (car.tyre_front.radius, car.tyre_rear.radius), (car.tyre_front, car.tyre_rear)
     turning = sum(2 * tyre.inertia / radius**2 for tyre, radius in zip(tyres, radii, strict=True))
     mass = car.mass + turning

@@ -110,7 +110,7 @@ def test_cars_that_meet_keep_their_momentum_and_lose_energy(apart, faster, turne
     for _ in range(60):
         before, energy = meeting.momentum(), meeting.energy()
         state = meeting.cars.state.copy()
-        if world.touch(meeting.road.points, BODY, meeting.cars, 0, 2):
+        if world.touch(BODY, meeting.cars, 0, 2):
             assert np.allclose(meeting.momentum(), before, atol=1e-3)
             assert meeting.energy() < energy + 1.0
             break

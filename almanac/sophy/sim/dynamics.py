@@ -214,6 +214,20 @@ def body(car: Car, forces: tuple, speed: Any, held: Any) -> tuple[Any, Any, Any]
 
 
 @shared
+def weight(slope: Any, bank: Any, dip: Any, vx: Any, yaw_rate: Any) -> Any:
+    """What presses a car onto a road, m/s²: gravity, more in a dip and in a banked bend, less on a crest.
+
+    Args:
+        slope: of the road in its own direction, rad, uphill.
+        bank: rad, left side higher.
+        dip: change of slope, rad/m.
+        vx: of the car, m/s.
+        yaw_rate: of the car, rad/s.
+    """
+    return real(GRAVITY) * cos(slope) * cos(bank) + dip * vx * vx - sin(bank) * yaw_rate * vx
+
+
+@shared
 def slope_gravity(slope: Any, bank: Any, sine: Any, cosine: Any) -> tuple[Any, Any]:
     """What a road's slope does to a car, m/s², ahead of it and to its left.
 

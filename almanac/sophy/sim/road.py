@@ -15,7 +15,7 @@ from almanac.sophy.sim.track import Track
     X, Y, HEADING, COSINE, SINE, CURVATURE, SLOPE, BANK, DIP, LEFT, RIGHT, KERB_LEFT, KERB_RIGHT, GRAVEL_LEFT, GRAVEL_RIGHT,
     WALL_LEFT, WALL_RIGHT, COLUMNS,
 ) = range(18)  # fmt: skip
-"""m and rad as in `Track`; `DIP` is the change of slope in rad/m; kerbs are as wide as told, gravel begins and walls stand so far from the
+"""m and rad as in `Track`; kerbs are as wide as told, gravel begins and walls stand so far from the
 edge of the asphalt, and from the centre line, respectively."""
 
 KERB_GRIP, GRASS_GRIP, GRAVEL_GRIP = 0.95, 0.55, 0.5
@@ -53,7 +53,6 @@ def road(track: Track, run_off: float = 12.0) -> Road:
     """
     count = len(track.x)
     rows = np.zeros((count, COLUMNS), np.float32)
-    dip = (np.roll(track.slope, -1) - np.roll(track.slope, 1)) / (2 * track.step)
     bent = _smooth(track.curvature, round(20 / track.step))
     kerbed = np.where(np.abs(bent) > _KERBED, _KERB, 0.0)
     left_wall, right_wall = _walls(track, kerbed, run_off)
@@ -68,7 +67,7 @@ def road(track: Track, run_off: float = 12.0) -> Road:
         CURVATURE: track.curvature,
         SLOPE: track.slope,
         BANK: track.bank,
-        DIP: dip,
+        DIP: track.dip,
         LEFT: track.left,
         RIGHT: track.right,
         KERB_LEFT: kerbed,

@@ -118,10 +118,7 @@ def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: 
         steps: how many.
     """
     cars = state.shape[1]
-    time, half = float32(1 / RATE), float32(0.5)
-    pedal, smooth = float32(1 / RATE / _PEDAL), float32(1 / RATE / _SMOOTH)
-    zero, one = float32(0), float32(1)
-    now = np.zeros((STATES + GIVEN + SEEN, LANES), np.float32)
+    now = np.zeros((_SEEN + SEEN, LANES), np.float32)
     for first in range(0, cars, LANES):
         count = min(LANES, cars - first)
         for row in range(STATES):
@@ -132,151 +129,7 @@ def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: 
             now[STATES + row, count:] = given[row, first]
         for _ in range(steps):
             for i in range(LANES):
-                vx, vy, turn, yaw = now[VX, i], now[VY, i], now[TURN, i], now[YAW, i]
-                most = drive.steering_rate * time
-                steer = now[STEER, i] + bounded(now[STATES + STEER_TO, i] - now[STEER, i], -most, most)
-                throttle = now[THROTTLE, i] + bounded(now[STATES + THROTTLE_TO, i] - now[THROTTLE, i], -pedal, pedal)
-                brake = now[BRAKE, i] + bounded(now[STATES + BRAKE_TO, i] - now[BRAKE, i], -pedal, pedal)
-                held, weight = now[STATES + HELD, i], now[STATES + WEIGHT, i]
-                speed = np.sqrt(vx * vx + vy * vy)
-                loads = dynamics.loads(car, speed, now[AX, i], now[AY, i], weight, now[STATES + PRESSED, i], held)
-                sine, cosine = ops.sin(steer), ops.cos(steer)
-                left, right = half * car.track_front, half * car.track_rear
-                spins = (now[SPIN, i], now[SPIN + 1, i], now[SPIN + 2, i], now[SPIN + 3, i])
-                fl = _wheel(
-                    car.tyre_front,
-                    vx,
-                    vy,
-                    turn,
-                    car.front,
-                    left,
-                    sine,
-                    cosine,
-                    loads[0],
-                    spins[0],
-                    drive.radius_front,
-                    now[STATES + GRIP, i],
-                )
-                fr = _wheel(
-                    car.tyre_front,
-                    vx,
-                    vy,
-                    turn,
-                    car.front,
-                    -left,
-                    sine,
-                    cosine,
-                    loads[1],
-                    spins[1],
-                    drive.radius_front,
-                    now[STATES + GRIP + 1, i],
-                )
-                rl = _wheel(
-                    car.tyre_rear,
-                    vx,
-                    vy,
-                    turn,
-                    -car.rear,
-                    right,
-                    zero,
-                    one,
-                    loads[2],
-                    spins[2],
-                    drive.radius_rear,
-                    now[STATES + GRIP + 2, i],
-                )
-                rr = _wheel(
-                    car.tyre_rear,
-                    vx,
-                    vy,
-                    turn,
-                    -car.rear,
-                    -right,
-                    zero,
-                    one,
-                    loads[3],
-                    spins[3],
-                    drive.radius_rear,
-                    now[STATES + GRIP + 3, i],
-                )
-
-                # The engine, the differential, and aids.
-                mean = half * (spins[2] + spins[3])
-                part = bounded((larger(rl[4], rr[4]) - float32(0.9)) * float32(2.5), zero, one)
-                asked = throttle * (one - now[STATES + TRACTION, i] * part) * now[STATES + ENGAGED, i]
-                torque = asked * drive.power / larger(mean, float32(_SLOWEST_TURN))
-                apart = half * drive.differential * (spins[2] - spins[3])
-                blocked = now[STATES + ABS, i]
-                brakes = (
-                    brake
-                    * drive.brake_front
-                    * (one - blocked * bounded((-fl[4] - float32(0.9)) * float32(2.5), zero, one)),
-                    brake
-                    * drive.brake_front
-                    * (one - blocked * bounded((-fr[4] - float32(0.9)) * float32(2.5), zero, one)),
-                    brake
-                    * drive.brake_rear
-                    * (one - blocked * bounded((-rl[4] - float32(0.9)) * float32(2.5), zero, one)),
-                    brake
-                    * drive.brake_rear
-                    * (one - blocked * bounded((-rr[4] - float32(0.9)) * float32(2.5), zero, one)),
-                )
-                now[SPIN, i] = turned_wheel(
-                    spins[0], zero, brakes[0], fl[2], fl[3], drive.inertia_front, drive.radius_front, time
-                )
-                now[SPIN + 1, i] = turned_wheel(
-                    spins[1], zero, brakes[1], fr[2], fr[3], drive.inertia_front, drive.radius_front, time
-                )
-                now[SPIN + 2, i] = turned_wheel(
-                    spins[2],
-                    half * torque - apart,
-                    brakes[2],
-                    rl[2],
-                    rl[3],
-                    drive.inertia_rear,
-                    drive.radius_rear,
-                    time,
-                )
-                now[SPIN + 3, i] = turned_wheel(
-                    spins[3],
-                    half * torque + apart,
-                    brakes[3],
-                    rr[2],
-                    rr[3],
-                    drive.inertia_rear,
-                    drive.radius_rear,
-                    time,
-                )
-
-                # The body.
-                ax, ay, turning = dynamics.body(
-                    car, ((fl[0], fl[1]), (fr[0], fr[1]), (rl[0], rl[1]), (rr[0], rr[1])), vx, held
-                )
-                holding = car.rolling + float32(0.25) * (
-                    now[STATES + HOLD, i]
-                    + now[STATES + HOLD + 1, i]
-                    + now[STATES + HOLD + 2, i]
-                    + now[STATES + HOLD + 3, i]
-                )
-                ax = ax - holding * weight * bounded(vx, -one, one)
-                ay = ay - holding * weight * bounded(vy, -one, one)
-                yaw_sine, yaw_cosine = ops.sin(yaw), ops.cos(yaw)
-                east, north = now[STATES + PULL_X, i], now[STATES + PULL_Y, i]
-                new_vx = vx + time * (ax + east * yaw_cosine + north * yaw_sine + turn * vy)
-                new_vy = vy + time * (ay + north * yaw_cosine - east * yaw_sine - turn * vx)
-                turn = turn + time * turning
-                yaw = yaw + time * turn
-                yaw = yaw - np.floor(yaw * float32(0.15915494) + half) * float32(6.2831853)
-                now[X, i] = now[X, i] + time * (new_vx * yaw_cosine - new_vy * yaw_sine)
-                now[Y, i] = now[Y, i] + time * (new_vx * yaw_sine + new_vy * yaw_cosine)
-                now[VX, i], now[VY, i], now[TURN, i], now[YAW, i] = new_vx, new_vy, turn, yaw
-                now[STEER, i], now[THROTTLE, i], now[BRAKE, i] = steer, throttle, brake
-                now[AX, i] = now[AX, i] + smooth * (ax - now[AX, i])
-                now[AY, i] = now[AY, i] + smooth * (ay - now[AY, i])
-                now[_SEEN + LOAD, i], now[_SEEN + SLIP, i], now[_SEEN + ANGLE, i] = loads[0], fl[5], fl[6]
-                now[_SEEN + LOAD + 1, i], now[_SEEN + SLIP + 1, i], now[_SEEN + ANGLE + 1, i] = loads[1], fr[5], fr[6]
-                now[_SEEN + LOAD + 2, i], now[_SEEN + SLIP + 2, i], now[_SEEN + ANGLE + 2, i] = loads[2], rl[5], rl[6]
-                now[_SEEN + LOAD + 3, i], now[_SEEN + SLIP + 3, i], now[_SEEN + ANGLE + 3, i] = loads[3], rr[5], rr[6]
+                _step(car, drive, now, i)
         for row in range(STATES):
             state[row, first : first + count] = now[row, :count]
         for row in range(SEEN):
@@ -284,16 +137,95 @@ def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: 
 
 
 @ops.shared
-def _wheel(tyre, vx, vy, turn, ahead, left, sine, cosine, load, spin, radius, grip):
+def _step(car, drive, now, i):
+    """One step of one lane of a block."""
+    time, half = float32(1 / RATE), float32(0.5)
+    pedal, smooth = float32(1 / RATE / _PEDAL), float32(1 / RATE / _SMOOTH)
+    zero, one = float32(0), float32(1)
+    vx, vy, turn, yaw = now[VX, i], now[VY, i], now[TURN, i], now[YAW, i]
+    most = drive.steering_rate * time
+    steer = now[STEER, i] + bounded(now[STATES + STEER_TO, i] - now[STEER, i], -most, most)
+    throttle = now[THROTTLE, i] + bounded(now[STATES + THROTTLE_TO, i] - now[THROTTLE, i], -pedal, pedal)
+    brake = now[BRAKE, i] + bounded(now[STATES + BRAKE_TO, i] - now[BRAKE, i], -pedal, pedal)
+    held, weight = now[STATES + HELD, i], now[STATES + WEIGHT, i]
+    grips = now[STATES + GRIP, i], now[STATES + GRIP + 1, i], now[STATES + GRIP + 2, i], now[STATES + GRIP + 3, i]
+    spins = now[SPIN, i], now[SPIN + 1, i], now[SPIN + 2, i], now[SPIN + 3, i]
+
+    # The four wheels on the road.
+    speed = np.sqrt(vx * vx + vy * vy)
+    loads = dynamics.loads(car, speed, now[AX, i], now[AY, i], weight, now[STATES + PRESSED, i], held)
+    moving, steered, straight = (vx, vy, turn), (ops.sin(steer), ops.cos(steer)), (zero, one)
+    left, right = half * car.track_front, half * car.track_rear
+    radius_front, radius_rear = drive.radius_front, drive.radius_rear
+    fl = _wheel(car.tyre_front, moving, (car.front, left), steered, loads[0], spins[0], radius_front, grips[0])
+    fr = _wheel(car.tyre_front, moving, (car.front, -left), steered, loads[1], spins[1], radius_front, grips[1])
+    rl = _wheel(car.tyre_rear, moving, (-car.rear, right), straight, loads[2], spins[2], radius_rear, grips[2])
+    rr = _wheel(car.tyre_rear, moving, (-car.rear, -right), straight, loads[3], spins[3], radius_rear, grips[3])
+
+    # The engine, the differential, the brakes, and aids.
+    asked = throttle * _eased(larger(rl[4], rr[4]), now[STATES + TRACTION, i]) * now[STATES + ENGAGED, i]
+    driven = half * asked * drive.power / larger(half * (spins[2] + spins[3]), float32(_SLOWEST_TURN))
+    apart = half * drive.differential * (spins[2] - spins[3])
+    aided, front, rear = now[STATES + ABS, i], brake * drive.brake_front, brake * drive.brake_rear
+    inertia_front, inertia_rear = drive.inertia_front, drive.inertia_rear
+    now[SPIN, i] = turned_wheel(
+        spins[0], zero, front * _eased(-fl[4], aided), fl[2], fl[3], inertia_front, radius_front, time
+    )
+    now[SPIN + 1, i] = turned_wheel(
+        spins[1], zero, front * _eased(-fr[4], aided), fr[2], fr[3], inertia_front, radius_front, time
+    )
+    now[SPIN + 2, i] = turned_wheel(
+        spins[2], driven - apart, rear * _eased(-rl[4], aided), rl[2], rl[3], inertia_rear, radius_rear, time
+    )
+    now[SPIN + 3, i] = turned_wheel(
+        spins[3], driven + apart, rear * _eased(-rr[4], aided), rr[2], rr[3], inertia_rear, radius_rear, time
+    )
+
+    # The body.
+    ax, ay, turning = dynamics.body(car, ((fl[0], fl[1]), (fr[0], fr[1]), (rl[0], rl[1]), (rr[0], rr[1])), vx, held)
+    holds = now[STATES + HOLD, i] + now[STATES + HOLD + 1, i] + now[STATES + HOLD + 2, i] + now[STATES + HOLD + 3, i]
+    holding = (car.rolling + float32(0.25) * holds) * weight
+    ax = ax - holding * bounded(vx, -one, one)
+    ay = ay - holding * bounded(vy, -one, one)
+    yaw_sine, yaw_cosine = ops.sin(yaw), ops.cos(yaw)
+    east, north = now[STATES + PULL_X, i], now[STATES + PULL_Y, i]
+    new_vx = vx + time * (ax + east * yaw_cosine + north * yaw_sine + turn * vy)
+    new_vy = vy + time * (ay + north * yaw_cosine - east * yaw_sine - turn * vx)
+    turn = turn + time * turning
+    yaw = yaw + time * turn
+    yaw = yaw - np.floor(yaw * float32(0.15915494) + half) * float32(6.2831853)
+    now[X, i] = now[X, i] + time * (new_vx * yaw_cosine - new_vy * yaw_sine)
+    now[Y, i] = now[Y, i] + time * (new_vx * yaw_sine + new_vy * yaw_cosine)
+    now[VX, i], now[VY, i], now[TURN, i], now[YAW, i] = new_vx, new_vy, turn, yaw
+    now[STEER, i], now[THROTTLE, i], now[BRAKE, i] = steer, throttle, brake
+    now[AX, i] = now[AX, i] + smooth * (ax - now[AX, i])
+    now[AY, i] = now[AY, i] + smooth * (ay - now[AY, i])
+    # One by one: a loop over wheels would keep the lanes from becoming vectors.
+    now[_SEEN + LOAD, i], now[_SEEN + SLIP, i], now[_SEEN + ANGLE, i] = loads[0], fl[5], fl[6]
+    now[_SEEN + LOAD + 1, i], now[_SEEN + SLIP + 1, i], now[_SEEN + ANGLE + 1, i] = loads[1], fr[5], fr[6]
+    now[_SEEN + LOAD + 2, i], now[_SEEN + SLIP + 2, i], now[_SEEN + ANGLE + 2, i] = loads[2], rl[5], rl[6]
+    now[_SEEN + LOAD + 3, i], now[_SEEN + SLIP + 3, i], now[_SEEN + ANGLE + 3, i] = loads[3], rr[5], rr[6]
+
+
+@ops.shared
+def _eased(slip, aided):
+    """What an aid leaves of a pedal, when a wheel slips nearly as much as at the peak (1), or more."""
+    return float32(1) - aided * bounded((slip - float32(0.9)) * float32(2.5), float32(0), float32(1))
+
+
+@ops.shared
+def _wheel(tyre, moving, place, steered, load, spin, radius, grip):
     """A wheel on the road: its force ahead and to the left of the car, and along itself; how that would grow with its spin; slip ratio
     as a part of that near the peak, slip ratio and slip angle."""
-    along, across = dynamics.wheel_velocity(vx, vy, turn, ahead, left, sine, cosine)
-    moving = larger(abs(along), float32(_SLOWEST))
-    slip = (spin * radius - along) / moving
-    angle = -ops.atan(across / moving)
+    vx, vy, turn = moving
+    sine, cosine = steered
+    along, across = dynamics.wheel_velocity(vx, vy, turn, place[0], place[1], sine, cosine)
+    pace = larger(abs(along), float32(_SLOWEST))
+    slip = (spin * radius - along) / pace
+    angle = -ops.atan(across / pace)
     mu_x, _, slip_peak, angle_peak = dynamics.peaks(tyre, load)
     part = slip / slip_peak
     force, side = dynamics.tyre_force(tyre, load, part, angle / angle_peak, grip)
-    stiffness = grip * load * mu_x * tyre.shape * tyre.stretch / slip_peak * radius / moving
+    stiffness = grip * load * mu_x * tyre.shape * tyre.stretch / slip_peak * radius / pace
     ahead_force, left_force = dynamics.turned(force, side, sine, cosine)
     return ahead_force, left_force, force, stiffness, part, slip, angle

@@ -11,13 +11,12 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 
-from almanac.runtime import checkpoint
+from almanac.runtime import hub
 from almanac.runtime.errors import UserError
 
 STEP = 2.0
@@ -67,11 +66,34 @@ class Track:
         """Of each point, m."""
         return self.step * np.arange(len(self.x))
 
+    @property
+    def dip(self) -> Float[np.ndarray, " points"]:
+        """Change of slope, rad/m: above 0 in a dip, below on a crest."""
+        return (np.roll(self.slope, -1) - np.roll(self.slope, 1)) / (2 * self.step)
+
     def edges(self) -> tuple[Float[np.ndarray, "points 2"], Float[np.ndarray, "points 2"]]:
         """Left and right edge, x and y."""
         normal = np.stack((-np.sin(self.heading), np.cos(self.heading)), 1)
         centre = np.stack((self.x, self.y), 1)
         return centre + self.left[:, None] * normal, centre - self.right[:, None] * normal
+
+
+def find(name: str | Path) -> Track:
+    """A track by its file, or by the name of one that is at hand, such as `Norisring`.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name)
+    if path.suffix:
+        return load(path)
+    known = {}
+    if hub.has_data("racing"):
+        for folder in ("fastest_lap", "tumftm_racetrack_database"):
+            known |= {each.stem.lower(): each for each in sorted((hub.data("racing") / folder / "tracks").glob("*"))}
+    if path.name.lower() not in known:
+        raise UserError(f"there is no track '{name}'", f"give a file, or one of {', '.join(sorted(known)) or 'none'}")
+    return load(known[path.name.lower()])
 
 
 def load(path: Path, width: float = 12.0, name: str | None = None) -> Track:
@@ -106,34 +128,6 @@ def load(path: Path, width: float = 12.0, name: str | None = None) -> Track:
     track = track if name is None else Track(**{**vars(track), "name": name})
     _check(track, path)
     return track
-
-
-def write(track: Track, path: Path) -> None:
-    """Write a track as TUMFTM's layout has it (.csv): x, y, widths to the right and left, m. Height and banking are not in it.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    rows = zip(track.x, track.y, track.right, track.left, strict=True)
-    text = "# x_m,y_m,w_tr_right_m,w_tr_left_m\n" + "".join(
-        ",".join(f"{each:.4f}" for each in row) + "\n" for row in rows
-    )
-    checkpoint.write_atomic(path, lambda file: file.write(text.encode()))
-
-
-def facts(track: Track) -> dict[str, Any]:
-    """What one would say of a track."""
-    width = track.left + track.right
-    return {
-        "name": track.name,
-        "source": track.source,
-        "length_m": round(track.length, 1),
-        "direction": "left" if track.curvature.sum() > 0 else "right",
-        "width_m": [round(float(width.min()), 1), round(float(width.max()), 1)],
-        "sharpest_bend_m": round(float(1 / np.abs(track.curvature).max()), 1),
-        "height_m": round(float(np.ptp(track.z)), 1),
-        "steepest_percent": round(100 * float(np.tan(np.abs(track.slope).max())), 1),
-    }
 
 
 def _from_xml(path: Path, width: float) -> Track:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from numba import float32
 
 from almanac.nn.compiled import compiled
 from almanac.sophy.sim import dynamics, road, step
@@ -19,8 +20,8 @@ GATES = 12
 """Lines across a track that are passed in order, or a lap does not count; every fourth ends a sector."""
 
 # What pairs of cars remember of a decision: bits of `hits`.
-TOUCHED, FROM_BEHIND, ON_STRAIGHT = 1, 2, 4
-"""They touched; this one drove into the other's rear; where the track is straight."""
+TOUCHED, FROM_BEHIND = 1, 2
+"""They touched; this one drove into the other's rear."""
 
 _SHELTER, _SHELTER_LENGTH, _SHELTER_WIDTH = 0.35, 30.0, 1.2
 """Share of drag that a car just ahead takes away, and how fast that ends behind and beside it, m."""
@@ -32,8 +33,6 @@ _BOUNCE_WALL, _RUB_WALL = 0.2, 0.4
 """Restitution and friction of walls."""
 _BOUNCE_CAR, _RUB_CAR = 0.1, 0.4
 """Of cars."""
-_STRAIGHT = 1 / 500
-"""Curvature below which a track is straight, rad/m."""
 
 
 class Size(NamedTuple):
@@ -96,9 +95,6 @@ def cars(races: int, each: int) -> Cars:
     """
     count = races * each
 
-    def real(*shape: int) -> np.ndarray:
-        return np.zeros(shape)
-
     given = np.zeros((step.GIVEN, count), np.float32)
     given[[step.PRESSED, step.HELD, step.ENGAGED]] = 1
     given[step.WEIGHT] = dynamics.GRAVITY
@@ -108,21 +104,21 @@ def cars(races: int, each: int) -> Cars:
         given,
         np.zeros((step.SEEN, count), np.float32),
         nearest=np.zeros(count, np.int64),
-        along=real(count),
-        offset=real(count),
-        angle=real(count),
-        travelled=real(count),
+        along=np.zeros(count),
+        offset=np.zeros(count),
+        angle=np.zeros(count),
+        travelled=np.zeros(count),
         gates=np.zeros(count, np.int64),
-        clock=real(count),
+        clock=np.zeros(count),
         passed=np.full((count, GATES), -1.0),
-        lap_time=real(count),
+        lap_time=np.zeros(count),
         off=np.zeros(count, np.bool_),
-        off_time=real(count),
+        off_time=np.zeros(count),
         wall=np.zeros(count, np.bool_),
-        wall_time=real(count),
-        shelter=real(count),
+        wall_time=np.zeros(count),
+        shelter=np.zeros(count),
         hits=np.zeros((count, each), np.uint8),
-        hit_speed=real(count, each),
+        hit_speed=np.zeros((count, each)),
     )
 
 
@@ -131,7 +127,7 @@ def place(
     spec: CarSpec,
     where: Road,
     numbers: Int[np.ndarray, " some"],
-    place: Float[np.ndarray, "3 some"],
+    spots: Float[np.ndarray, "3 some"],
     s: Float[np.ndarray, " some"],
     speed: Float[np.ndarray, " some"],
 ) -> None:
@@ -142,14 +138,14 @@ def place(
         spec: which car they are.
         where: the road.
         numbers: which of them.
-        place: east, north (m) and heading (rad).
+        spots: east, north (m) and heading (rad).
         s: about where that is along the road, m; below 0: before the line where laps begin.
         speed: m/s.
     """
     state = them.state
     state[:, numbers] = 0
-    state[step.X, numbers], state[step.Y, numbers] = place[0], place[1]
-    state[step.YAW, numbers] = (place[2] + math.pi) % (2 * math.pi) - math.pi
+    state[step.X, numbers], state[step.Y, numbers] = spots[0], spots[1]
+    state[step.YAW, numbers] = (spots[2] + math.pi) % (2 * math.pi) - math.pi
     state[step.VX, numbers] = speed
     radii = (spec.tyre_front.radius, spec.tyre_front.radius, spec.tyre_rear.radius, spec.tyre_rear.radius)
     for wheel, radius in enumerate(radii):
@@ -213,7 +209,7 @@ def frame(where: Road, car: Any, drive: Any, body: Size, them: Cars, each: int) 
     if each > 1:
         for first in range(0, count, each):
             for _ in range(3):
-                if not touch(where.points, body, them, first, each):
+                if not touch(body, them, first, each):
                     break
     for number in range(count):
         before = them.travelled[number]
@@ -241,16 +237,14 @@ def under(points: Any, gap: float, car: Any, them: Cars, number: int) -> None:
         given[step.GRIP + wheel, number], given[step.HOLD + wheel, number] = grip, hold
         beyond += out
     them.off[number] = beyond >= 3
-    slope = road.between(points, gap, index, along, road.SLOPE)
-    bank = road.between(points, gap, index, along, road.BANK)
-    dip = road.between(points, gap, index, along, road.DIP)
+    slope = float32(road.between(points, gap, index, along, road.SLOPE))
+    bank = float32(road.between(points, gap, index, along, road.BANK))
+    dip = float32(road.between(points, gap, index, along, road.DIP))
     row = points[index]
-    vx, turn = them.state[step.VX, number], them.state[step.TURN, number]
-    weight = dynamics.GRAVITY * math.cos(slope) * math.cos(bank) + dip * vx * vx - math.sin(bank) * turn * vx
-    ahead_pull, left_pull = -dynamics.GRAVITY * math.sin(slope), -dynamics.GRAVITY * math.cos(slope) * math.sin(bank)
-    given[step.WEIGHT, number] = max(weight, 0.5)
-    given[step.PULL_X, number] = ahead_pull * row[road.COSINE] - left_pull * row[road.SINE]
-    given[step.PULL_Y, number] = ahead_pull * row[road.SINE] + left_pull * row[road.COSINE]
+    weight = dynamics.weight(slope, bank, dip, them.state[step.VX, number], them.state[step.TURN, number])
+    east, north = dynamics.slope_gravity(slope, bank, -row[road.SINE], row[road.COSINE])
+    given[step.WEIGHT, number] = max(weight, float32(0.5))
+    given[step.PULL_X, number], given[step.PULL_Y, number] = east, north
 
 
 @compiled
@@ -358,7 +352,7 @@ def _bounce(points: Any, body: Size, them: Cars, number: int) -> None:
 
 
 @compiled
-def touch(points: Any, body: Size, them: Cars, first: int, each: int) -> bool:
+def touch(body: Size, them: Cars, first: int, each: int) -> bool:
     """Part cars of a race that overlap; whether any did."""
     state, any_touched = them.state, False
     reach = math.sqrt(body.length**2 + body.width**2)
@@ -369,7 +363,7 @@ def touch(points: Any, body: Size, them: Cars, first: int, each: int) -> bool:
                 deep, normal_x, normal_y = _overlap(state, body, one, other, dx, dy)
                 if deep > 0:
                     any_touched = True
-                    _part(points, body, them, first, one, other, deep, normal_x, normal_y)
+                    _part(body, them, first, one, other, deep, normal_x, normal_y)
     return any_touched
 
 
@@ -398,7 +392,7 @@ def _overlap(state: Any, body: Size, one: int, other: int, dx: float, dy: float)
 
 @compiled
 def _part(
-    points: Any, body: Size, them: Cars, first: int, one: int, other: int, deep: float, normal_x: float, normal_y: float
+    body: Size, them: Cars, first: int, one: int, other: int, deep: float, normal_x: float, normal_y: float
 ) -> None:
     """Push two overlapping cars apart, each by half, and let them bounce and rub where they touch; note who drove into whom."""
     state = them.state
@@ -430,7 +424,7 @@ def _part(
     one_vx, one_vy = _velocity(state, one, one_x, one_y)
     other_vx, other_vy = _velocity(state, other, other_x, other_y)
     speed_x, speed_y = other_vx - one_vx, other_vy - one_vy
-    _blame(points, them, first, one, other, math.sqrt(speed_x * speed_x + speed_y * speed_y))
+    _blame(them, first, one, other, math.sqrt(speed_x * speed_x + speed_y * speed_y))
     closing = speed_x * normal_x + speed_y * normal_y
     if closing >= 0:
         return
@@ -459,10 +453,9 @@ def _inside(state: Any, body: Size, number: int, x: float, y: float, margin: flo
 
 
 @compiled
-def _blame(points: Any, them: Cars, first: int, one: int, other: int, speed: float) -> None:
+def _blame(them: Cars, first: int, one: int, other: int, speed: float) -> None:
     """Note a contact: for both, and whose front met whose rear."""
     state = them.state
-    straight = ON_STRAIGHT if abs(points[them.nearest[one], road.CURVATURE]) < _STRAIGHT else 0
     for mine, theirs in ((one, other), (other, one)):
         cosine, sine = math.cos(state[step.YAW, mine]), math.sin(state[step.YAW, mine])
         dx, dy = state[step.X, theirs] - state[step.X, mine], state[step.Y, theirs] - state[step.Y, mine]
@@ -470,5 +463,5 @@ def _blame(points: Any, them: Cars, first: int, one: int, other: int, speed: flo
         behind = (
             FROM_BEHIND if ahead > abs(left) and math.cos(state[step.YAW, theirs] - state[step.YAW, mine]) > 0.5 else 0
         )
-        them.hits[mine, theirs - first] |= TOUCHED | behind | straight
+        them.hits[mine, theirs - first] |= TOUCHED | behind
         them.hit_speed[mine, theirs - first] = max(them.hit_speed[mine, theirs - first], speed)

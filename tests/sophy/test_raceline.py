@@ -1,15 +1,19 @@
 """Lines and speeds of drivers without learning: smoother than the centre line, on the asphalt, and the car's own; and laps in files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from almanac.runtime.errors import UserError
 from almanac.sophy import lap as laps
-from almanac.sophy import opponents, optimal, steady
+from almanac.sophy import optimal, raceline, steady
 from almanac.sophy.sim import car
 from tests.sophy import made
 
 F1 = car.load("f1_2014")
+LEVEL = replace(F1.tyre_rear, mu_x_1=1.5, mu_x_2=1.5, mu_y_1=1.5, mu_y_2=1.5)
+"""A tyre whose grip does not depend on load."""
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def oval(tmp_path_factory):
 
 
 def test_the_line_of_least_curvature_uses_the_width(oval):
-    line = opponents.least_curvature(oval, F1)
+    line = raceline.least_curvature(oval, F1)
     index = (np.arange(len(line.x)) * line.step / oval.step).astype(int)
     half = 0.5 * F1.width
     assert (line.offset < oval.left[index] - half).all() and (line.offset > half - oval.right[index]).all()
@@ -28,23 +32,30 @@ def test_the_line_of_least_curvature_uses_the_width(oval):
     assert abs(line.curvature.sum() * line.length / len(line.x) / (2 * np.pi) - 1) < 0.03
 
 
-def test_speeds_are_those_of_a_circle_and_a_straight():
+def test_steady_speeds_are_those_of_a_circle_and_a_straight():
     numbers = F1.equations()
-    circle = opponents.speeds(F1, np.full(300, 1 / 40), 2.0, 0.9)
-    grip = 0.9 * min(F1.tyre_rear.mu_x_2, F1.tyre_rear.mu_y_2)
-    known = np.sqrt(grip * 9.81 / (1 / 40 - grip * numbers.lift / F1.mass))
-    assert np.allclose(circle, known, rtol=5e-3)
-    straight = opponents.speeds(F1, np.zeros(300), 20.0, 0.9)
-    assert np.allclose(straight, (F1.power / numbers.drag) ** (1 / 3), rtol=1e-6)
+    straight = steady.speeds(F1, np.zeros(300), 20.0)
+    assert np.allclose(straight, (F1.power / numbers.drag) ** (1 / 3), rtol=1e-3)
+    light = replace(F1, lift=0.0, height=1e-3, drag=1e-6, **dict.fromkeys(("tyre_front", "tyre_rear"), LEVEL))
+    assert np.allclose(steady.speeds(light, np.full(300, 1 / 40), 2.0, 0.9), np.sqrt(0.9 * 1.5 * 9.81 * 40), rtol=1e-3)
 
 
-def test_a_steady_lap_is_near_the_limit_and_a_driver_slower(oval):
-    line = opponents.least_curvature(oval, F1)
+def test_a_steady_lap_is_near_the_limit_and_less_grip_is_slower(oval):
+    line = raceline.least_curvature(oval, F1)
     step = line.length / len(line.x)
-    steadily = steady.lap_time(steady.speeds(F1, line.curvature, step), step)
-    driver = steady.lap_time(opponents.speeds(F1, line.curvature, step, 0.85), step)
+    steadily, careful = (steady.lap_time(steady.speeds(F1, line.curvature, step, grip), step) for grip in (1.0, 0.8))
     best = optimal.optimal_lap(F1, oval, 4.0).lap.lap_time
-    assert 0.95 * best < steadily < driver  # no transients: a little too fast
+    assert 0.95 * best < steadily < 1.05 * best < careful  # no transients: a little too fast
+
+
+def test_all_cars_that_ship_get_around(oval):
+    times = {}
+    for path in car.CARS.glob("*.toml"):
+        spec = car.load(path.stem)
+        line = raceline.least_curvature(oval, spec)
+        step = line.length / len(line.x)
+        times[path.stem] = steady.lap_time(steady.speeds(spec, line.curvature, step), step)
+    assert times["f1_2014"] < times["gt3"] < times["tum"] < 40
 
 
 def test_a_lap_in_a_file_is_the_same(oval, tmp_path):

@@ -1,6 +1,5 @@
-"""What drivers without learning follow: the line of least curvature, and the speeds that a part of the grip allows on it."""
+"""The line of least curvature around a track: what drivers without learning follow."""
 
-import math
 from dataclasses import dataclass
 
 import casadi
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from almanac.runtime.errors import RunFailed
-from almanac.sophy.sim import dynamics, road
+from almanac.sophy.sim import road
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
 
@@ -67,37 +66,3 @@ def least_curvature(track: Track, spec: CarSpec, spacing: float = _SPACING) -> L
     line = casadi.Function("line", [offset], [px, py, bent, casadi.sum1(go)])
     px, py, bent, length = (np.array(each).ravel() for each in line(found))
     return Line(track.length / count, px, py, found, bent, float(length[0]))
-
-
-def speeds(
-    car: CarSpec, curvature: Float[np.ndarray, " points"], step: float, grip: float = 0.85
-) -> Float[np.ndarray, " points"]:
-    """Speeds of a point with the car's grip, drag and power along a closed line, m/s: at most what bends allow, then what it can brake to,
-    then what it can accelerate to.
-
-    Args:
-        car: the car.
-        curvature: of the line at even steps, rad/m.
-        step: m.
-        grip: used, as a part of what the worse tyre has under the heavier load.
-    """
-    tyre = car.tyre_rear
-    grip *= min(tyre.mu_x_1, tyre.mu_x_2, tyre.mu_y_1, tyre.mu_y_2)
-    numbers = car.equations()
-    down = grip * numbers.lift / car.mass
-    bend = grip * dynamics.GRAVITY / np.maximum(np.abs(curvature) - down, 1e-6)
-    speed = np.minimum(np.sqrt(bend), (car.power / numbers.drag) ** (1 / 3))
-    for forward in (False, True):
-        order = range(len(speed)) if forward else range(len(speed) - 1, -1, -1)
-        for _ in range(2):  # the second time around, the first point knows of the last
-            last = None
-            for at in order:
-                if last is not None:
-                    now = speed[last]
-                    held = numbers.drag * now**2 / car.mass
-                    most = grip * dynamics.GRAVITY + down * now**2
-                    left = math.sqrt(max(most**2 - (now**2 * curvature[last]) ** 2, 0.0))
-                    gain = min(left, car.power / (car.mass * now)) - held if forward else left + held
-                    speed[at] = min(speed[at], math.sqrt(max(now**2 + 2 * step * gain, 1.0)))
-                last = at
-    return speed
