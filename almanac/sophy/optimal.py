@@ -22,7 +22,7 @@ _SOFT = 1e-5
 """Width over which one pedal takes over from the other."""
 _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
-_BEGUN = 0.85
+_BEGUN = 0.7
 """The part of the grip with which the search begins."""
 
 # Rows of what is known of a point.
