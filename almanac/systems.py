@@ -47,6 +47,13 @@ SYSTEMS = (
         "arXiv 2203.02155",
         ("serve", "complete", "repl"),
     ),
+    System(
+        "stable_diffusion",
+        "Stable Diffusion",
+        "pictures from words, from a picture and words, and into the holes of a picture; models of your own pictures",
+        "arXiv 2112.10752",
+        ("generate", "train-vae", "train", "lora", "recogniser", "evaluate", "upscale", "convert", "inspect"),
+    ),
 )
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from almanac.runtime.errors import UserError
 
@@ -79,6 +80,11 @@ def uses_bfloat16(device: torch.device, precision: str) -> bool:
     if precision not in PRECISIONS:
         raise UserError(f"unknown precision '{precision}'", f"use {', '.join(PRECISIONS)}")
     return precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy there of what the CPU has just made, without waiting for what a GPU still computes."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def machine() -> str:

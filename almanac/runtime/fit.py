@@ -21,12 +21,12 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
+from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from almanac.nn.ema import EMA
-from almanac.runtime import checkpoint, console, device
+from almanac.runtime import checkpoint, console, device, replay
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
 
 Loss = Callable[[nn.Module, Any, torch.Generator], Tensor]
@@ -68,6 +68,9 @@ class FitConfig:
     """bf16 autocast, or fp32; auto: bf16 where it is faster."""
     compile: bool = False
     """Whether to run the model through torch.compile."""
+    replay: bool = False
+    """Whether a GPU replays the model's kernels (see `replay.capture`, which says of which models); where several processes share the
+    work, or `accumulate` is above 1, it does not."""
     save_every: int = 500
     """Steps between two checkpoints (and validations)."""
     log_every: int = 10
@@ -161,6 +164,8 @@ class _Run:
         self.out = out
         self.accelerator = _accelerator(device_name)
         self.plain = model.to(self.accelerator.device)
+        if config.replay and _is_cuda(self.accelerator) and self.accelerator.num_processes * config.accumulate == 1:
+            replay.capture(model)
         compiled = torch.compile(model) if config.compile else model
         self.model, *self.optimizers = self.accelerator.prepare(compiled, *_optimizers(model, config))
         self.ema = EMA(self.plain, config.ema_decay)
@@ -211,7 +216,7 @@ class _Run:
         total = torch.zeros((), device=accelerator.device)
         for part in range(config.accumulate):
             number = (self.step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
-            batch = send_to_device(fetch(number), accelerator.device)
+            batch = send_to_device(fetch(number), accelerator.device, non_blocking=True)
             generator = torch.Generator().manual_seed(_seed_of(self.seed, number))
             torch.manual_seed(_seed_of(generator.initial_seed(), 0))  # another stream than the generator's
             last = part == config.accumulate - 1
@@ -315,13 +320,17 @@ class _Run:
     @contextmanager
     def _prefetching(self) -> Iterator[Batches]:
         """fetch(n) → batch n, made one ahead in a thread while the model computes."""
-        ahead = self.accelerator.num_processes
+        ahead, pins = self.accelerator.num_processes, _is_cuda(self.accelerator)
         with ThreadPoolExecutor(1) as pool:
             waiting = {}
 
+            def made(number: int) -> Any:
+                batch = self.batches(number)
+                return recursively_apply(Tensor.pin_memory, batch) if pins else batch
+
             def fetch(number: int) -> Any:
-                batch = waiting.pop(number, None) or pool.submit(self.batches, number)
-                waiting[number + ahead] = pool.submit(self.batches, number + ahead)
+                batch = waiting.pop(number, None) or pool.submit(made, number)
+                waiting[number + ahead] = pool.submit(made, number + ahead)
                 return batch.result()
 
             yield fetch

@@ -66,8 +66,8 @@ def generate(
 
     Args:
         prompt: what to paint. (this:1.3) counts more, [this] less; [this:that:0.5] changes on the way, [this|that] at each step.
-        model: scenes (shipped: digits, colours, places), an official .safetensors or .ckpt file, what `train` wrote, a folder of
-            diffusers', or hf://owner/repo.
+        model: scenes or emoji (shipped: digits with colours and places, or emoji by their names), an official .safetensors or .ckpt file,
+            what `train` wrote, a folder of diffusers', or hf://owner/repo.
         negative_prompt: what not to paint.
         count: pictures.
         seed: of the first; the next have the next ones. None: drawn by chance.
@@ -244,7 +244,8 @@ def train_vae(
             the same model with a better decoder.
         data: scenes (digits with colours and places), emoji, or a folder of captioned pictures: metadata.jsonl with file_name and text,
             a .txt beside each picture, or webdataset's .tar.
-        preset: size of machine: cpu (two cores, twenty minutes), gpu (one large GPU, minutes), paper (the published sizes).
+        preset: size of machine: cpu (two cores, an hour; or a GPU, with a larger --batch-size), gpu (one large GPU, minutes), paper (the
+            published sizes).
         out: the run's folder; default: runs/DATA-vae.
         steps: optimiser steps, instead of the preset's.
         batch_size: pictures a batch, instead of the preset's.
@@ -293,11 +294,12 @@ def train(
     A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on with --resume.
 
     Args:
-        vae: what `train-vae` wrote: its folder, or the file in it; or an autoencoder that ships: scenes-autoencoder.
+        vae: what `train-vae` wrote: its folder, or the file in it; or a model that ships, whose autoencoder is taken: scenes, emoji.
         start: a model that goes on learning, instead of --vae: a shipped one, what this wrote, an official file, or hf://owner/repo. It
             keeps its sizes, autoencoder and vocabulary.
         data: scenes, emoji, or a folder of captioned pictures, as `train-vae` takes it.
-        preset: size of machine: cpu (two cores, an hour), gpu (one large GPU, under 25 minutes), paper (the published recipe).
+        preset: size of machine: cpu (two cores, three hours; or a GPU, minutes with --batch-size 256), gpu (one large GPU, a quarter of an
+            hour), paper (the published recipe).
         out: the run's folder; default: runs/DATA.
         steps: optimiser steps, instead of the preset's.
         batch_size: pictures a batch, instead of the preset's.
@@ -411,7 +413,7 @@ def recogniser(*, out: Path = Path("runs/recogniser"), resume: bool = False, see
 
 def evaluate(
     *,
-    model: str = "scenes",
+    model: str | None = None,
     data: Literal["scenes", "emoji"] = "scenes",
     captions: Path | None = None,
     n: int = 1000,
@@ -429,13 +431,13 @@ def evaluate(
 
     Scenes: captions of combinations of digit, colour and place that no training saw are painted, and read by a recogniser that saw only
     real scenes; beside it what it reads in real pictures (the ceiling), in those that the autoencoder gives back, and with shuffled
-    captions (chance). Emoji: held-out skin tones are painted and compared with the true pictures.
+    captions (chance). Emoji: held-out skin tones and styles are painted and compared with the true pictures.
 
     Args:
-        model: a shipped model, or what `train` wrote.
+        model: a shipped model, or what `train` wrote; default: the one that ships for the data.
         data: what is asked for: scenes or emoji.
         captions: a file of captions of scenes, a line each, instead of those that are held out.
-        n: captions.
+        n: captions, at most; of emoji, of either kind.
         scale: of guidance; several are compared; default: the model's.
         steps: of the sampler.
         sampler: how noise becomes a picture.
@@ -455,24 +457,32 @@ def evaluate(
 
     if n < 1:
         raise UserError(f"n is {n}", "give a whole number from 1 on")
-    loaded = models.load(model, device=device)
+    if captions is not None and data != "scenes":
+        raise UserError(f"--captions are of scenes, and --data is {data}", "leave one of them out")
+    loaded = models.load(model or data, device=device)
     painter = models.painter(loaded)
     scale = scale or (loaded.guidance,)
     settings = Settings(width=loaded.size, height=loaded.size, steps=steps, sampler=sampler, scale=scale[0])
     if data == "emoji":
-        with console.progress("painting", n, "pictures") as advance:
-            rows = measure.emoji_rows(painter, settings, n, seed, advance)
+        known = measure.emoji_test(loaded.size, n)
+        total = len(known.asked) * len(scale)
+        with console.progress("painting", total, "pictures") as advance:
+            rows, painted = measure.emoji_rows(painter, known, settings, scale, seed, advance)
+        wishes = [each.name for each in known.asked]
     else:
         test = measure.scene_test(n) if captions is None else measure.own_test(captions)
         total = len(test.captions) * len(scale)
         with console.progress("painting", total, "pictures") as advance:
             rows, painted = measure.scene_rows(painter, reader.load(judge), test, settings, scale, seed, advance)
-        if out is not None:
-            save_png(pictures.grid(painted[:64], 8, 2), out / "painted.png")
-            (out / "captions.txt").write_text("\n".join(test.captions[:64]) + "\n")
-        if write:
-            frames = [pictures.to_picture(picture) for picture in painted[:12]]
-            captioned(frames, test.captions, results.default_folder(models.SYSTEM) / f"{data}.png", 6)
+        wishes = test.captions
+    if out is not None:
+        save_png(pictures.grid(painted[:64], 8, 2), out / "painted.png")
+        (out / "captions.txt").write_text("\n".join(wishes[:64]) + "\n")
+    if write:
+        some = range(0, len(painted), max(len(painted) // 12, 1)) if data == "emoji" else range(len(painted))
+        frames = [pictures.to_picture(painted[number]) for number in some[:12]]
+        titles = [wishes[number] for number in some[:12]]
+        captioned(frames, titles, results.default_folder(models.SYSTEM) / f"{data}.png", 6)
     rows = [{"model": loaded.name, **row} for row in rows]
     if write:
         results.write(models.SYSTEM, data, rows, seed, by="model")

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from almanac.runtime import hub
+from almanac.runtime import console, hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.pictures import SUFFIXES, read_picture
 from almanac.runtime.shuffled import order
@@ -28,8 +29,10 @@ from almanac.stable_diffusion import scenes
 
 ENDLESS = 2**40
 """Examples of a set that is made as it is read."""
-_SEEN = 20_000
-"""Examples, at most, among which plain ones are looked for."""
+_WORDINGS = 8
+"""Captions of each picture that is made ahead."""
+_PART = 500
+"""Pictures that a process makes at a time."""
 _EVERY = 10
 """Of a folder without parts, one picture in so many is for testing."""
 
@@ -44,10 +47,13 @@ class CaptionedSet:
     count: int
     picture: Callable[[int], UInt8[Tensor, "3 size size"]]
     """Of a number."""
-    caption: Callable[[int, random.Random], str]
-    """Of a number: one of the ways to caption it, as the random numbers have it."""
+    caption: Callable[[int, int], str]
+    """Of a number, and another number that says by which of the ways to caption it."""
     is_plain: Callable[[int], bool] | None = None
     """Of a number: whether a training should begin with such pictures; None: no picture is simpler than others."""
+    seed: int = 0
+    split: str = "train"
+    """Of a set that is made as it is read: by which another process makes the same."""
 
     def __len__(self) -> int:
         return self.count
@@ -58,7 +64,7 @@ class CaptionedSet:
 
     def captions(self, numbers: Sequence[int], seed: int = 0) -> list[str]:
         """One for each; the seed says which."""
-        return [self.caption(number, random.Random(f"{seed} {number}")) for number in numbers]
+        return [self.caption(number, seed) for number in numbers]
 
 
 def load(name: str, split: str = "train", size: int = 64, seed: int = 0) -> CaptionedSet:
@@ -85,15 +91,59 @@ def load(name: str, split: str = "train", size: int = 64, seed: int = 0) -> Capt
             rng = np.random.default_rng([seed, number, split == "test", 1])
             return scenes.render(scenes.draw(number, split, seed), rng, split)
 
-        def caption(number: int, draw: random.Random) -> str:
-            return scenes.caption(scenes.draw(number, split, seed), draw)
+        def caption(number: int, wording: int) -> str:
+            return scenes.caption(scenes.draw(number, split, seed), random.Random(f"{wording} {number}"))
 
         def is_plain(number: int) -> bool:
-            return scenes.draw(number, split, seed).background == "black"
+            scene = scenes.draw(number, split, seed)
+            return scene.background == "black" and len(scene.digits) == 1
 
-        return CaptionedSet("scenes", size, ENDLESS, picture, caption, is_plain)
+        return CaptionedSet("scenes", size, ENDLESS, picture, caption, is_plain, seed, split)
     found = _emoji(split) if name == "emoji" else _own(Path(name), split)
     return _held(Path(name).name, found, size)
+
+
+def made_ahead(examples: CaptionedSet, count: int, processes: int | None = None) -> CaptionedSet:
+    """The beginning of a set that is made as it is read, made now and kept in memory; another set as it is.
+
+    Args:
+        examples: the set.
+        count: pictures.
+        processes: that make them, where they are many; None: one for each core.
+    """
+    if examples.count != ENDLESS:
+        return examples
+    source = (examples.name, examples.split, examples.size, examples.seed)
+    if count <= _PART or processes == 1:
+        parts = [_made(*source, range(count))]
+    else:
+        starts = range(0, count, _PART)
+        pool = joblib.Parallel(-1 if processes is None else processes, return_as="generator")
+        jobs = (joblib.delayed(_made)(*source, range(start, min(start + _PART, count))) for start in starts)
+        parts = []
+        with console.progress("making", count, "pictures") as advance:
+            for part in pool(jobs):
+                parts.append(part)
+                advance(len(part[1]))
+    pixels = torch.from_numpy(np.concatenate([part[0] for part in parts]))
+    captions = [ways for part in parts for ways in part[1]]
+    plain = [each for part in parts for each in part[2]]
+
+    def caption(number: int, wording: int) -> str:
+        return captions[number][wording % _WORDINGS]
+
+    is_plain = examples.is_plain and plain.__getitem__
+    return CaptionedSet(examples.name, examples.size, count, pixels.__getitem__, caption, is_plain)
+
+
+def _made(
+    name: str, split: str, size: int, seed: int, numbers: Sequence[int]
+) -> tuple[UInt8[np.ndarray, "count 3 size size"], list[list[str]], list[bool]]:
+    """Pictures, the ways to caption each, and whether it is plain."""
+    examples = load(name, split, size, seed)
+    pixels = np.stack([examples.picture(number).numpy() for number in numbers])
+    captions = [[examples.caption(number, wording) for wording in range(_WORDINGS)] for number in numbers]
+    return pixels, captions, [bool(examples.is_plain and examples.is_plain(number)) for number in numbers]
 
 
 class Batches:
@@ -112,8 +162,8 @@ class Batches:
             raise UserError(what, "add pictures, or use a smaller --batch-size")
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
         self.plain = torch.empty(0, dtype=torch.long)
-        if plain and examples.is_plain:
-            self.plain = torch.tensor([each for each in range(min(len(examples), _SEEN)) if examples.is_plain(each)])
+        if plain and examples.is_plain and examples.count != ENDLESS:
+            self.plain = torch.tensor([each for each in range(len(examples)) if examples.is_plain(each)])
         self.begun = plain // batch_size if len(self.plain) >= batch_size else 0
 
     def __call__(self, number: int) -> list[int]:
@@ -141,7 +191,11 @@ def _held(name: str, found: Sequence[tuple[io.BytesIO | Path, Captions]], size: 
     with ThreadPoolExecutor() as pool:
         pixels = list(pool.map(lambda each: _covering(read_picture(each[0]), size), found))
     captions = [each[1] for each in found]
-    return CaptionedSet(name, size, len(found), pixels.__getitem__, lambda number, draw: captions[number](draw))
+
+    def caption(number: int, wording: int) -> str:
+        return captions[number](random.Random(f"{wording} {number}"))
+
+    return CaptionedSet(name, size, len(found), pixels.__getitem__, caption)
 
 
 def _covering(picture: Image.Image, size: int) -> UInt8[Tensor, "3 size size"]:

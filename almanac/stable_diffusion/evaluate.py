@@ -154,51 +154,110 @@ def _there_and_back(painter: Painter, pictures: Float[Tensor, "count 3 height wi
     return torch.cat([painter.decode(painter.encode(part)).cpu() for part in pictures.split(16)])
 
 
-def emoji_rows(
-    painter: Painter, settings: Settings, limit: int | None, seed: int, advance: Advance
-) -> list[dict[str, Any]]:
-    """A row of held-out emoji that have one skin tone: `tone`: of the true pictures of the same emoji in all tones, the nearest has the
-    right one; `base`: of all true pictures of the style, the nearest is of the same emoji; `rmse` from the true picture, on [0, 1]; beside
-    `rmse_other`: that of another tone of the same emoji (0.119 over all: what a model has to beat).
+@dataclass(frozen=True)
+class EmojiTest:
+    """Emoji that no training saw, and all that there are."""
+
+    asked: list[Emoji]
+    known: dict[Emoji, Float[Tensor, "3 size size"]]
+    """With their pictures in [−1, 1]."""
+
+
+def emoji_test(size: int, limit: int | None = None) -> EmojiTest:
+    """Those with one skin tone first, whose tones are scored; then those of a style whose twin of the other style was seen.
 
     Args:
-        painter: paints.
-        settings: how.
-        limit: at most so many emoji.
-        seed: of the first picture.
-        advance: told after each.
+        size: pixels of a side.
+        limit: at most so many of either.
+
+    Raises:
+        UserError: there are no held-out emoji.
     """
-    known = dict(_true_emoji(settings.width))
-    asked = [each for each in known if each.is_held_out and len(each.tones) == 1][:limit]
-    if not asked:
-        raise UserError("there are no held-out emoji", "get the set `emoji` with its captions")
-    painted = paint(painter, [data.caption_of(each) for each in asked], settings, seed, advance)
-    names = list(known)
-    truth = torch.stack(list(known.values()))
-    tones, bases, errors, others = [], [], [], []
-    for each, picture in zip(asked, painted, strict=True):
-        away = (truth - picture).square().mean((1, 2, 3)).sqrt() / 2
-        alike = [at for at, name in enumerate(names) if name.style == each.style]
-        same = [at for at in alike if _base(names[at]) == _base(each) and names[at].tones]
-        own = names.index(each)
-        bases.append(_base(names[min(alike, key=lambda at: float(away[at]))]) == _base(each))
-        tones.append(min(same, key=lambda at: float(away[at])) == own)
-        errors.append(float(away[own]))
-        apart = (truth[same] - truth[own]).square().mean((1, 2, 3)).sqrt() / 2
-        others += [float(value) for at, value in zip(same, apart, strict=True) if at != own]
-    mean = {name: sum(values) / max(len(values), 1) for name, values in
-            {"tone": tones, "base": bases, "rmse": errors, "rmse_other": others}.items()}  # fmt: skip
-    return [{"kind": "painted", "scale": settings.scale, "n": len(asked), **{k: round(v, 4) for k, v in mean.items()}}]
-
-
-def _true_emoji(size: int) -> list[tuple[Emoji, Float[Tensor, "3 size size"]]]:
-    """All emoji, with their pictures in [−1, 1]."""
-    found = []
+    known: dict[Emoji, Tensor] = {}
     for split in ("train", "test"):
         held = data.load("emoji", split, size)
         chosen = [each for each in data.emoji() if each.is_held_out == (split == "test")]
-        found += list(zip(chosen, held.pictures(range(len(held))), strict=True))
-    return found
+        known |= zip(chosen, held.pictures(range(len(held))), strict=True)
+    twins = {(each.sequence, each.style) for each in known}
+    toned = [each for each in known if each.is_held_out and len(each.tones) == 1]
+    styled = [
+        each for each in known if each.is_held_out and not each.tones and (each.sequence, _other_style(each)) in twins
+    ]
+    asked = [*toned[:limit], *styled[:limit]]
+    if not asked:
+        raise UserError("there are no held-out emoji", "get the set `emoji` with its captions")
+    return EmojiTest(asked, known)
+
+
+def emoji_rows(
+    painter: Painter, test: EmojiTest, settings: Settings, scales: Sequence[float], seed: int, advance: Advance
+) -> tuple[list[dict[str, Any]], Float[Tensor, "count 3 height width"]]:
+    """Rows of `kind` (autoencoded, painted), `held_out` (tone, style), `scale`, `n` and what `emoji_scores` finds.
+
+    Args:
+        painter: paints.
+        test: what is asked for.
+        settings: how pictures are made.
+        scales: of guidance, to be compared.
+        seed: of the first picture.
+        advance: told after each picture.
+
+    Returns:
+        The rows, and the pictures of the first scale.
+    """
+    truth = torch.stack([test.known[each] for each in test.asked])
+    made = {(): _there_and_back(painter, truth)}
+    captions = [data.caption_of(each) for each in test.asked]
+    for scale in scales:
+        made[scale,] = paint(painter, captions, replace(settings, scale=scale), seed, advance)
+    rows = []
+    for held_out, toned in (("tone", True), ("style", False)):
+        numbers = [number for number, each in enumerate(test.asked) if bool(each.tones) == toned]
+        asked = [test.asked[number] for number in numbers]
+        for how, pictures in made.items() if asked else ():
+            about = {"kind": "painted", "scale": how[0]} if how else {"kind": "autoencoded"}
+            scores = emoji_scores(asked, pictures[numbers], test.known)
+            rows.append({"held_out": held_out, **about, "n": len(asked), **scores})
+    return rows, made[scales[0],]
+
+
+def emoji_scores(
+    asked: Sequence[Emoji],
+    pictures: Float[Tensor, "count 3 size size"],
+    known: dict[Emoji, Float[Tensor, "3 size size"]],
+) -> dict[str, float]:
+    """What share of pictures is nearest to the right one of some true ones, by the error of their pixels.
+
+    Args:
+        asked: what each picture shows; all with a skin tone, or none.
+        pictures: in [−1, 1].
+        known: true ones.
+
+    Returns:
+        `tone`: among the tones of the same emoji, or `style`: among both styles of it. `base`: among all emoji of the style, one of the
+        same base is nearest. `rmse`: from the true picture, on [0, 1]; `rmse_other`: of the other tones, or of the other style, from it.
+    """
+    names, truth = list(known), torch.stack(list(known.values())).flatten(1)
+    wide = truth.shape[1] ** 0.5 * 2
+    away = torch.cdist(pictures.flatten(1), truth) / wide
+    rights, bases, errors, others = [], [], [], []
+    for each, line in zip(asked, away, strict=True):
+        alike = [at for at, name in enumerate(names) if name.style == each.style]
+        same = [at for at in alike if names[at].tones and _base(names[at]) == _base(each)]
+        if not each.tones:
+            same = [at for at, name in enumerate(names) if name.sequence == each.sequence]
+        own = names.index(each)
+        rights.append(min(same, key=lambda at: float(line[at])) == own)
+        bases.append(_base(names[min(alike, key=lambda at: float(line[at]))]) == _base(each))
+        errors.append(float(line[own]))
+        others += [float((truth[at] - truth[own]).norm() / wide) for at in same if at != own]
+    of_what = "tone" if asked[0].tones else "style"
+    found = {of_what: rights, "base": bases, "rmse": errors, "rmse_other": others}
+    return {name: round(sum(values) / max(len(values), 1), 4) for name, values in found.items()}
+
+
+def _other_style(each: Emoji) -> str:
+    return "fluent3d" if each.style == "noto" else "noto"
 
 
 def _base(each: Emoji) -> str:

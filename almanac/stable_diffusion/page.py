@@ -47,14 +47,24 @@ _FRAME = 0.3
 _EDITED = 512
 """Side of the picture that is brushed over, pixels, about."""
 _EXAMPLES = {
-    "Red 3, blue 7": "a large red 3 at the top left and a small blue 7 in the centre on a white background",
-    "One green 5": "a large green 5 in the centre on a black background",
-    "Three in a row": "a red 1 on the left, a yellow 2 in the centre and a blue 3 on the right on a black background",
-    "Purple 8, top right": "a medium purple 8 at the top right on a white background",
-    "Two corners": "an orange 4 at the bottom left, a green 9 at the top right on a black background",
-    "In words": "a picture of a big violet six in the middle and a tiny red zero at the bottom, grey background",
+    "scenes": {
+        "Red 3, blue 7": "a large red 3 at the top left and a small blue 7 in the centre on a white background",
+        "One green 5": "a large green 5 in the centre on a black background",
+        "Three in a row": "a red 1 on the left, a yellow 2 in the centre and a blue 3 on the right on a black background",
+        "Purple 8, top right": "a medium purple 8 at the top right on a white background",
+        "Two corners": "an orange 4 at the bottom left, a green 9 at the top right on a black background",
+        "In words": "a picture of a big violet six in the middle and a tiny red zero at the bottom, grey background",
+    },
+    "emoji": {
+        "Firefighter": "3d emoji of woman firefighter: medium-dark skin tone",
+        "Ghost": "noto emoji of ghost",
+        "Polar bear": "3d emoji of polar bear",
+        "Cook": "noto emoji of man cook: medium skin tone",
+        "Ferris wheel": "3d emoji of ferris wheel",
+        "Raising a hand": "noto emoji of person raising hand: dark skin tone",
+    },
 }
-"""What a model of scenes can paint."""
+"""What a model can paint that was trained on a set of ours."""
 _WORDS, _PICTURE, _PART = "words", "picture", "part"
 _BEGINNINGS = {"Words": _WORDS, "A picture": _PICTURE, "A part of one": _PART}
 _HOW = {_WORDS: "", _PICTURE: "from a picture", _PART: "into a part of a picture"}
@@ -151,10 +161,11 @@ def _lay_out(services: Services, names: list[str]) -> None:
     with gr.Row(elem_classes="workbench"):
         with gr.Column(elem_classes="controls", scale=0, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to paint")
-            with gr.Row(elem_classes="examples-of-sound", visible=_paints_scenes(names[0])) as examples:
-                chips = [
-                    (gr.Button(title, size="sm", elem_classes="example"), text) for title, text in _EXAMPLES.items()
-                ]
+            examples, chips = [], []
+            for learnt, texts in _EXAMPLES.items():
+                with gr.Row(elem_classes="examples-of-sound", visible=_learnt(names[0]) == learnt) as row:
+                    chips += [(gr.Button(title, size="sm", elem_classes="example"), texts[title]) for title in texts]
+                examples.append(row)
             negative = gr.Textbox(label="Negative prompt", lines=1, max_lines=4, placeholder="What not to paint")
             beginning = gr.Radio(list(_BEGINNINGS.items()), value=_WORDS, label="Begin with", elem_classes="begin")
             with gr.Row(elem_classes="source", visible=False) as source:
@@ -271,7 +282,7 @@ def _lay_out(services: Services, names: list[str]) -> None:
     dropped = former.upload(read_settings, former, [*settings, beginning], **_QUIET)
     for ended in (dropped.success, dropped.failure):
         ended(lambda: None, None, former, **_QUIET)
-    model.change(tells_errors(_fitting), model, [width, height, scale, examples], **_QUIET)
+    model.change(tells_errors(_fitting), model, [width, height, scale, *examples], **_QUIET)
 
 
 def _slider(label: str, least: float, most: float, value: float, step: float, info: str | None = None) -> gr.Slider:
@@ -439,9 +450,10 @@ def _controls(settings: Settings, seed: Any, model: str | None, how: str) -> lis
     return [*first, *size, settings.steps, settings.scale, *noise, gr.skip() if how else _WORDS]
 
 
-def _fitting(name: str) -> tuple[int, int, float, dict]:
+def _fitting(name: str) -> tuple[Any, ...]:
     """What another model brings with it: the size and the scale at which it paints best, and examples."""
-    return _side(name), _side(name), _guidance(name), gr.update(visible=_paints_scenes(name))
+    shown = [gr.update(visible=_learnt(name) == learnt) for learnt in _EXAMPLES]
+    return _side(name), _side(name), _guidance(name), *shown
 
 
 def _start(kept: list[Batch], which: str) -> _Start:
@@ -522,8 +534,9 @@ def _guidance(name: str) -> float:
     return _about(name).get("guidance", PaintingModel.guidance)
 
 
-def _paints_scenes(name: str) -> bool:
-    return _about(name).get("data") == "scenes"
+def _learnt(name: str) -> str | None:
+    """The set that a model was trained on, if it was ours."""
+    return _about(name).get("data")
 
 
 @lru_cache(maxsize=16)

@@ -73,6 +73,7 @@ def _shuffled() -> np.ndarray:
     return np.random.default_rng(2022).permutation(10 * len(COLOURS) * 9)
 
 
+@lru_cache(64)
 def draw(number: int, split: str = "train", seed: int = 0) -> Scene:
     """A scene.
 

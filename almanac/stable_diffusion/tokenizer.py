@@ -3,7 +3,7 @@ trained here have smaller vocabularies of the same kind."""
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Tokens of a text."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of each text."""
+        return [each.ids for each in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def published(folder: Path | None = None) -> Vocabulary:

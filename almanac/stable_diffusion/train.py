@@ -34,6 +34,10 @@ PICTURE = 0.3
 """Weight of `picture_error`, which is 1 where an autoencoder gives back a background alone."""
 _QUIET = 8.0
 """By which the logarithm of latents' variance is lower than drawn weights have it."""
+_READ_AGAIN = {"autoencoder": 4, "unet": 20}
+"""How often a training reads each picture of an endless set, of which that many are made ahead."""
+_PLAIN_READING = 0.5
+"""Share of pictures that the text encoder's own training begins with, which are plain ones if the set knows such."""
 DROPPED = 0.1
 """Share of captions that are left out, for guidance (model card of Stable Diffusion 1)."""
 
@@ -51,14 +55,15 @@ class Preset:
     autoencoder_batch: int
     fit: FitConfig
     batch: int
-    encoded: int
-    """Pictures whose latents are computed before the U-Net is trained; of a larger or endless set, the first ones."""
+    ahead: bool = True
+    """Whether latents are computed before the U-Net is trained, and pictures of an endless set made before any training."""
     reading: FitConfig | None = None
     """How the text encoder learns, before the U-Net, which caption is of which picture; None: it learns with the U-Net alone."""
     reading_batch: int = 64
     """Captions and pictures, among which each is to find its own."""
-    plain: int = 0
-    """Pictures that the U-Net begins with, which are plain ones if the set knows such (a curriculum, Bengio et al. 2009; docs/log.md)."""
+    plain: float = 0.0
+    """Share of its pictures that the U-Net begins with, which are plain ones if the set knows such (a curriculum, Bengio et al. 2009;
+    docs/log.md)."""
     noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(predicts="velocity"))
     """How latents become noisy, and what the U-Net predicts."""
     guidance: float = 3.0
@@ -73,27 +78,25 @@ PRESETS = {
         AutoencoderConfig(32, (1, 2, 2), 1, groups=8),
         UnetConfig(channels=64, mults=(1, 2, 2), blocks=1, attention=(1, 2), heads=4, context=128, groups=16),
         TextConfig(1024, 128, 3, 4, 48),
-        FitConfig(4_000, learning_rate=2e-3, warmup_steps=50, save_every=500),
+        FitConfig(4_000, learning_rate=2e-3, warmup_steps=50, save_every=500, replay=True),
         8,
-        FitConfig(10_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=500),
+        FitConfig(10_000, learning_rate=1e-3, warmup_steps=300, ema_decay=0.999, save_every=500, replay=True),
         32,
-        20_000,
-        FitConfig(1_500, learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, save_every=500),
-        plain=24_000,
+        reading=FitConfig(1_500, learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, save_every=500),
+        plain=0.1,
     ),
     "gpu": Preset(
         64,
-        AutoencoderConfig(64, (1, 2, 2), 2, groups=16),
-        UnetConfig(channels=128, mults=(1, 2, 2), blocks=2, attention=(0, 1, 2), heads=8, context=256),
-        TextConfig(2048, 256, 4, 4, 64),
-        FitConfig(6_000, learning_rate=1e-3, warmup_steps=200, save_every=1_000),
+        AutoencoderConfig(48, (1, 2, 2), 1, groups=8),
+        UnetConfig(channels=64, mults=(1, 2, 2), blocks=2, attention=(1, 2), heads=4, context=192, groups=16),
+        TextConfig(2048, 192, 4, 4, 64),
+        FitConfig(3_000, learning_rate=2e-3, warmup_steps=100, save_every=1_000, replay=True),
         128,
-        FitConfig(25_000, learning_rate=4e-4, warmup_steps=500, ema_decay=0.9995, save_every=2_500),
+        FitConfig(12_000, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, save_every=1_000, replay=True),
         256,
-        200_000,
-        FitConfig(3_000, learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, save_every=1_000),
-        512,
-        plain=100_000,
+        reading=FitConfig(800, learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, save_every=1_000),
+        reading_batch=256,
+        plain=0.1,
     ),
     # The model card of Stable Diffusion 1: AdamW, 2,048 pictures a step, 1e-4 after a warm-up of 10,000 steps.
     "paper": Preset(
@@ -114,7 +117,7 @@ PRESETS = {
             accumulate=64,
         ),
         32,
-        0,
+        ahead=False,
         noise=NoiseConfig(),
         guidance=7.5,
         least_snr=0.0,
@@ -159,6 +162,9 @@ def train_autoencoder(
         first.post_quant_conv.requires_grad_(True)
     size, config = about["size"], first.config
     examples = data.load(data_name, "train", size, seed)
+    if preset.ahead:
+        read = preset.autoencoder_fit.steps * preset.autoencoder_batch
+        examples = data.made_ahead(examples, max(read // _READ_AGAIN["autoencoder"], preset.autoencoder_batch))
     held_out = data.load(data_name, "test", size, seed)
     held_out = held_out.pictures(range(min(64, len(held_out))))
     model = _Autoencoding(first).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -166,7 +172,7 @@ def train_autoencoder(
     shape = (config.latents, size // config.factor, size // config.factor)
 
     def loss(model: nn.Module, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn((len(pictures), *shape), generator=generator).to(pictures.device)
+        noise = device.send(torch.randn((len(pictures), *shape), generator=generator), pictures.device)
         painted, mean, deviation = model(pictures, noise)
         divergence = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.clamp(min=1e-9).log()).sum((1, 2, 3)).mean()
         return F.l1_loss(painted, pictures) + PICTURE * picture_error(painted, pictures) + KL * divergence
@@ -228,8 +234,8 @@ def train(
 
     Args:
         data_name: as `data.load` takes it.
-        begun: weights of an autoencoder that `train_autoencoder` wrote; or a whole model that learns more, and keeps its sizes,
-            autoencoder and vocabulary.
+        begun: weights of an autoencoder that `train_autoencoder` wrote, or of a whole model, of which the autoencoder is taken; or a whole
+            model that learns more, and keeps its sizes, autoencoder and vocabulary.
         out: the run's folder.
         preset: sizes, and how they are trained.
         seed: of weights, order, times and noise.
@@ -247,12 +253,15 @@ def train(
         first, size, about = begun.network.autoencoder.float(), begun.size, {"start": begun.name}
     else:
         first, made = models.autoencoder(begun)
-        size, about = made["size"], {"autoencoder": {name: made[name] for name in ("l1", "steps", "seconds")}}
+        known = made.get("autoencoder", made)  # a whole model's, or one alone
+        size, about = made["size"], {"autoencoder": {name: known[name] for name in ("l1", "steps", "seconds")}}
     examples = data.load(data_name, "train", size, seed)
     held_out = data.load(data_name, "test", size, seed)
     where = device.resolve(device_name)
     first.to(where)
-    examples = replace(examples, count=min(preset.encoded or len(examples), len(examples)))
+    if preset.ahead:
+        count = max(preset.fit.steps * preset.batch // _READ_AGAIN["unet"], preset.batch, preset.reading_batch)
+        examples = data.made_ahead(examples, count)
     if isinstance(begun, PaintingModel):
         words, config = begun.vocabulary, begun.network.config
     else:
@@ -260,12 +269,12 @@ def train(
         words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
         config = Config(preset.unet, first.config, replace(preset.text, vocabulary=len(words)), preset.noise)
     text = config.text
-    kept = Latents(first, examples, ahead=bool(preset.encoded))
+    kept = Latents(first, examples, preset.ahead)
     torch.manual_seed(seed)
     learner = Learner(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def in_batches(size: int, plain: int = 0) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
-        order = Batches(examples, size, seed, plain)
+    def in_batches(size: int, steps: int, plain: float) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+        order = Batches(examples, size, seed, round(plain * size * steps))
 
         def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
             numbers = order(number)
@@ -278,15 +287,16 @@ def train(
         learner.unet.load_state_dict(begun.network.unet.state_dict())
         learner.text_encoder.load_state_dict(begun.network.text_encoder.state_dict())
     elif preset.reading is not None and not painting:
-        matcher = Matcher(learner.text_encoder, config.autoencoder.latents)
-        batches, folder = in_batches(min(preset.reading_batch, len(examples))), out / "reading"
+        matcher = Matcher(learner.text_encoder, words.end, config.autoencoder.latents, size // first.config.factor)
+        batch, folder = min(preset.reading_batch, len(examples)), out / "reading"
+        batches = in_batches(batch, preset.reading.steps, _PLAIN_READING)
         how = {"seed": seed, "device_name": device_name, "resume": resume}
         try:
             read = fit(matcher, matching_loss(config.autoencoder.scale), batches, preset.reading, folder, **how)
         except Interrupted as stopped:
             raise Interrupted(stopped.what, f"go on with --resume --out {out}") from None
         matcher.load_state_dict(read.weights)
-    batches = in_batches(preset.batch, preset.plain if isinstance(begun, Path) else 0)
+    batches = in_batches(preset.batch, preset.fit.steps, preset.plain if isinstance(begun, Path) else 0.0)
 
     blank = tokens_of(words, [""], text.positions)
     loss = noise_loss(config.noise, config.autoencoder.scale, preset.least_snr, blank)
@@ -399,19 +409,19 @@ def noise_loss(
         count, where = len(mean), mean.device
 
         def drawn() -> Tensor:
-            return torch.randn(mean.shape, generator=generator).to(where)
+            return device.send(torch.randn(mean.shape, generator=generator), where)
 
         z = scale * (mean + deviation * drawn())
         # Evenly spread times, shifted together: less chance in a batch than times of their own.
         at = (torch.arange(count) + torch.rand((), generator=generator)) / count
         time = (at * len(kept)).long().clamp(max=len(kept) - 1)[torch.randperm(count, generator=generator)]
-        level = kept[time].to(where)[:, None, None, None]
+        level = device.send(kept[time], where)[:, None, None, None]
         noise = drawn()
-        silent = (torch.rand(count, generator=generator) < dropped).to(where)[:, None]
-        said = torch.where(silent, blank.to(where), tokens)
-        predicted = model(level.sqrt() * z + (1 - level).sqrt() * noise, time.to(where).float(), said).float()
+        silent = device.send(torch.rand(count, generator=generator) < dropped, where)[:, None]
+        said = torch.where(silent, device.send(blank, where), tokens)
+        predicted = model(level.sqrt() * z + (1 - level).sqrt() * noise, device.send(time, where).float(), said).float()
         wanted = level.sqrt() * noise - (1 - level).sqrt() * z if velocity else noise
-        return (weights[time].to(where) * (predicted - wanted).square().mean((1, 2, 3))).mean()
+        return (device.send(weights[time], where) * (predicted - wanted).square().mean((1, 2, 3))).mean()
 
     return loss
 
@@ -419,8 +429,8 @@ def noise_loss(
 def tokens_of(vocabulary: Vocabulary, captions: Sequence[str], positions: int) -> Int[Tensor, "captions positions"]:
     """Captions as the text encoder reads them: cut where they are too long, and filled with what ends them."""
     lines = []
-    for caption in captions:
-        words = vocabulary.encode(caption)[: positions - 2]
+    for words in vocabulary.encode_all(captions):
+        words = words[: positions - 2]
         lines.append([vocabulary.begin, *words, *[vocabulary.end] * (positions - 1 - len(words))])
     return torch.tensor(lines)
 
@@ -483,8 +493,8 @@ class Latents:
         own = range(state.process_index * share, min((state.process_index + 1) * share, len(examples)))
         found = []
         with console.progress("encoding", len(own), "pictures") as advance:
-            for first in range(own.start, own.stop, 64):
-                numbers = range(first, min(first + 64, own.stop))
+            for first in range(own.start, own.stop, 512):
+                numbers = range(first, min(first + 512, own.stop))
                 found.append([each.half() for each in self._encoded(numbers)])
                 advance(len(numbers))
         means, deviations = zip(*gather_object(found), strict=True)

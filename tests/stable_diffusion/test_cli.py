@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from almanac import systems
 from almanac.stable_diffusion import generate, published, recogniser
 from almanac.stable_diffusion import train as recipe
 from tests.stable_diffusion import made
@@ -19,16 +18,13 @@ from tests.stable_diffusion.test_data import beside
 from tests.stable_diffusion.test_train import TINY
 from tests.typed import two_lines
 
-SCENES = replace(TINY, size=64, encoded=16)
-_ROW = systems.System("stable_diffusion", "Stable Diffusion", "", "", ())
+SCENES = replace(TINY, size=64)
 
 
 @pytest.fixture
-def diffusion(typed, monkeypatch, needs_data):
+def diffusion(typed, needs_data):
     """Run `almanac stable-diffusion`."""
     needs_data("clip_bpe")
-    if systems.find("stable_diffusion") is None:  # until it is in the table
-        monkeypatch.setattr(systems, "SYSTEMS", (*systems.SYSTEMS, _ROW))
     return lambda *arguments: typed("stable-diffusion", *arguments)
 
 
@@ -276,3 +272,11 @@ def test_a_model_is_trained_and_measured_from_the_command_line(diffusion, tmp_pa
     (tmp_path / "captions.txt").write_text("a photo of a cat\n")
     lines = two_lines(diffusion("evaluate", *measured, "--captions", tmp_path / "captions.txt"))
     assert "a photo of a cat" in lines[0]
+    needs_data("emoji")
+    rows = json.loads(diffusion("evaluate", *measured[:2], *how, "--data", "emoji", "--n", 2).stdout)["rows"]
+    assert [(row["held_out"], row["kind"], row.get("scale")) for row in rows] == [
+        (held_out, *how) for held_out in ("tone", "style") for how in (("autoencoded", None), ("painted", 1.0), ("painted", 3.0))
+    ]
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("base", "rmse", "rmse_other"))
+    refused = diffusion("evaluate", *measured, "--data", "emoji", "--captions", tmp_path / "captions.txt")
+    assert "--captions are of scenes" in two_lines(refused)[0]

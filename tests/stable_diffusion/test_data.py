@@ -116,19 +116,27 @@ def test_batches_go_through_a_set_once_an_epoch(tmp_path):
         data.Batches(found, 19, 0)
 
 
-def test_a_training_begins_with_scenes_on_black():
+def test_a_training_begins_with_one_digit_on_black():
     scenes_set = replace(data.load("scenes"), count=300)
     batches = data.Batches(scenes_set, 10, seed=1, plain=100)
     first, later = [batches(number) for number in range(10)], [batches(number) for number in range(30, 60)]
-    grounds = [[scenes.draw(number).background for number in batch] for batch in (*first, *later)]
-    assert all(set(batch) == {"black"} for batch in grounds[:10]) and {
-        each for batch in grounds for each in batch
-    } == set(scenes.BACKGROUNDS)
-    assert sorted(number for batch in later for number in batch) == list(range(300))  # all of them, once an epoch
     plain = [number for batch in first for number in batch]
-    assert len(set(plain)) > 85  # in turns, too
+    assert {(scenes.draw(each).background, len(scenes.draw(each).digits)) for each in plain} == {("black", 1)}
+    assert set(plain) == {number for number in range(300) if scenes_set.is_plain(number)}  # all of them, in turns
+    assert sorted(number for batch in later for number in batch) == list(range(300))  # and all others, once an epoch
     pictures = replace(scenes_set, is_plain=None)
     assert data.Batches(pictures, 10, seed=1, plain=100)(0) == data.Batches(pictures, 10, seed=1)(0)
+
+
+def test_scenes_that_are_made_ahead_are_the_same():
+    """By several processes, too."""
+    endless = data.load("scenes")
+    ahead = data.made_ahead(endless, 1_020, processes=2)
+    some = [0, 499, 500, 1_019]
+    assert len(ahead) == 1_020 and torch.equal(ahead.pictures(some), endless.pictures(some))
+    assert ahead.captions(some, 2) == endless.captions(some, 2) and ahead.captions(some, 2) != ahead.captions(some, 3)
+    assert [ahead.is_plain(each) for each in range(60)] == [endless.is_plain(each) for each in range(60)]
+    assert data.made_ahead(ahead, 10) is ahead  # as folders are
 
 
 def test_held_out_emoji_are_in_no_training(needs_data):

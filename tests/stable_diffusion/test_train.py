@@ -13,9 +13,9 @@ from almanac.runtime.fit import FitConfig
 from almanac.stable_diffusion import models, train
 from almanac.stable_diffusion.autoencoder import AutoencoderConfig
 from almanac.stable_diffusion.generate import Settings
-from almanac.stable_diffusion.matcher import matching_loss
+from almanac.stable_diffusion.matcher import Matcher, matching_loss
 from almanac.stable_diffusion.model import NoiseConfig, signal
-from almanac.stable_diffusion.text_encoder import TextConfig
+from almanac.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from almanac.stable_diffusion.unet import UnetConfig
 from tests.stable_diffusion.test_data import beside
 
@@ -28,7 +28,7 @@ TINY = train.Preset(
     6,
     FitConfig(12, learning_rate=3e-3, warmup_steps=2, save_every=6, precision="fp32"),
     6,
-    18,
+
 )
 
 
@@ -49,6 +49,15 @@ def whole(folder, autoencoder, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     train.train(folder, autoencoder, out, TINY, device_name="cpu")
     return out / "model.safetensors"
+
+
+def test_another_model_begins_with_a_whole_ones_autoencoder(folder, whole, tmp_path):
+    facts = train.train(folder, whole, tmp_path, replace(TINY, fit=replace(TINY.fit, steps=1)), device_name="cpu")
+    known, said = checkpoint.load_weights(whole, "stable_diffusion")
+    tensors, _ = checkpoint.load_weights(tmp_path / "model.safetensors", "stable_diffusion")
+    assert facts["autoencoder"] == said["autoencoder"]
+    changed = {name.split(".")[0] for name in known if not torch.equal(tensors[name], known[name])}
+    assert changed == {"model", "cond_stage_model"}
 
 
 def test_latents_have_about_unit_variance(autoencoder, folder):
@@ -124,6 +133,23 @@ def test_the_loss_of_who_knows_which_caption_is_whose_is_nothing():
 
         found = matching_loss(0.5)(Says(), batch, torch.Generator().manual_seed(0))
         assert abs(found.item() - expected) < 1e-5
+
+
+def test_a_caption_fits_as_well_as_its_words_fit_their_best_cells():
+    """By hand; and what fills a caption's line, or stands in another caption, changes nothing."""
+    torch.manual_seed(0)
+    matcher = Matcher(TextEncoder(TextConfig(20, 16, 1, 2, 8)), end=19, latents=2, side=6, width=12).eval()
+    latents = torch.randn(3, 2, 6, 6)
+    tokens = torch.tensor([[18, 3, 4, 19, 19, 19, 19, 19], [18, 5, 6, 7, 8, 19, 19, 19], [18, *[19] * 7]])
+    with torch.no_grad():
+        found = matcher(latents, tokens)
+        alone = matcher(latents, tokens[:1])
+        said = matcher.say(matcher.text_encoder(tokens[:1, :3]))[0]
+        seen = matcher.tell(matcher.see(latents[1:2]) + matcher.places)[0].flatten(1).T
+    assert torch.allclose(found[:1], alone, atol=1e-5)
+    cosines = torch.nn.functional.cosine_similarity(said[:, None], seen[None], dim=2)
+    expected = matcher.sharpness.exp() * cosines.max(1).values.mean()
+    assert torch.allclose(found[0, 1], expected, atol=1e-4)
 
 
 def test_a_decoder_goes_on_learning_and_latents_stay_what_they_are(folder, autoencoder, whole, tmp_path):
