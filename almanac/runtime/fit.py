@@ -69,8 +69,8 @@ class FitConfig:
     compile: bool = False
     """Whether to run the model through torch.compile."""
     replay: bool = False
-    """Whether a GPU replays the model's kernels (see `replay.capture`, which says of which models); where several processes share the
-    work, or `accumulate` is above 1, it does not."""
+    """Whether a GPU replays the model's kernels, instead of `compile` (`replay.capture` says of which models); it does not where several
+    processes share the work, or `accumulate` is above 1."""
     save_every: int = 500
     """Steps between two checkpoints (and validations)."""
     log_every: int = 10
@@ -164,9 +164,10 @@ class _Run:
         self.out = out
         self.accelerator = _accelerator(device_name)
         self.plain = model.to(self.accelerator.device)
-        if config.replay and _is_cuda(self.accelerator) and self.accelerator.num_processes * config.accumulate == 1:
-            replay.capture(model)
         compiled = torch.compile(model) if config.compile else model
+        alone = self.accelerator.num_processes == config.accumulate == 1
+        if config.replay and alone and _is_cuda(self.accelerator):
+            replay.capture(model)
         self.model, *self.optimizers = self.accelerator.prepare(compiled, *_optimizers(model, config))
         self.ema = EMA(self.plain, config.ema_decay)
         self.step, self.best, self.best_step, self.seconds = 0, math.inf, 0, 0.0

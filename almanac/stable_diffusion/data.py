@@ -103,47 +103,51 @@ def load(name: str, split: str = "train", size: int = 64, seed: int = 0) -> Capt
     return _held(Path(name).name, found, size)
 
 
-def made_ahead(examples: CaptionedSet, count: int, processes: int | None = None) -> CaptionedSet:
-    """The beginning of a set that is made as it is read, made now and kept in memory; another set as it is.
+def made_ahead(examples: CaptionedSet, count: int) -> CaptionedSet:
+    """The beginning of a set that is made as it is read, made now by all cores and kept in memory; another set as it is.
 
     Args:
         examples: the set.
         count: pictures.
-        processes: that make them, where they are many; None: one for each core.
     """
     if examples.count != ENDLESS:
         return examples
-    source = (examples.name, examples.split, examples.size, examples.seed)
-    if count <= _PART or processes == 1:
-        parts = [_made(*source, range(count))]
-    else:
-        starts = range(0, count, _PART)
-        pool = joblib.Parallel(-1 if processes is None else processes, return_as="generator")
-        jobs = (joblib.delayed(_made)(*source, range(start, min(start + _PART, count))) for start in starts)
-        parts = []
-        with console.progress("making", count, "pictures") as advance:
-            for part in pool(jobs):
-                parts.append(part)
-                advance(len(part[1]))
-    pixels = torch.from_numpy(np.concatenate([part[0] for part in parts]))
-    captions = [ways for part in parts for ways in part[1]]
-    plain = [each for part in parts for each in part[2]]
+    jobs = [
+        joblib.delayed(_made)(
+            examples.name, examples.split, examples.size, examples.seed, range(start, min(start + _PART, count))
+        )
+        for start in range(0, count, _PART)
+    ]
+    parts: list[_Part] = []
+    with console.progress("making", count, "pictures") as advance:
+        for part in joblib.Parallel(-1 if len(jobs) > 1 else 1, return_as="generator")(jobs):
+            parts.append(part)
+            advance(len(part.captions))
+    pixels = torch.from_numpy(np.concatenate([part.pixels for part in parts]))
+    captions = [ways for part in parts for ways in part.captions]
+    plain = [each for part in parts for each in part.plain]
 
     def caption(number: int, wording: int) -> str:
         return captions[number][wording % _WORDINGS]
 
-    is_plain = examples.is_plain and plain.__getitem__
-    return CaptionedSet(examples.name, examples.size, count, pixels.__getitem__, caption, is_plain)
+    return CaptionedSet(examples.name, examples.size, count, pixels.__getitem__, caption, plain.__getitem__)
 
 
-def _made(
-    name: str, split: str, size: int, seed: int, numbers: Sequence[int]
-) -> tuple[UInt8[np.ndarray, "count 3 size size"], list[list[str]], list[bool]]:
-    """Pictures, the ways to caption each, and whether it is plain."""
+@dataclass(frozen=True)
+class _Part:
+    """What a process made."""
+
+    pixels: UInt8[np.ndarray, "count 3 size size"]
+    captions: list[list[str]]
+    """The ways to say each picture."""
+    plain: list[bool]
+
+
+def _made(name: str, split: str, size: int, seed: int, numbers: Sequence[int]) -> _Part:
     examples = load(name, split, size, seed)
     pixels = np.stack([examples.picture(number).numpy() for number in numbers])
     captions = [[examples.caption(number, wording) for wording in range(_WORDINGS)] for number in numbers]
-    return pixels, captions, [bool(examples.is_plain and examples.is_plain(number)) for number in numbers]
+    return _Part(pixels, captions, [bool(examples.is_plain and examples.is_plain(number)) for number in numbers])
 
 
 class Batches:

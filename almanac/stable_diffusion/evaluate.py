@@ -206,19 +206,18 @@ def emoji_rows(
         The rows, and the pictures of the first scale.
     """
     truth = torch.stack([test.known[each] for each in test.asked])
-    made = {(): _there_and_back(painter, truth)}
     captions = [data.caption_of(each) for each in test.asked]
-    for scale in scales:
-        made[scale,] = paint(painter, captions, replace(settings, scale=scale), seed, advance)
+    painted = [paint(painter, captions, replace(settings, scale=scale), seed, advance) for scale in scales]
+    made: list[tuple[dict[str, Any], Tensor]] = [({"kind": "autoencoded"}, _there_and_back(painter, truth))]
+    made += [({"kind": "painted", "scale": scale}, each) for scale, each in zip(scales, painted, strict=True)]
     rows = []
     for held_out, toned in (("tone", True), ("style", False)):
         numbers = [number for number, each in enumerate(test.asked) if bool(each.tones) == toned]
         asked = [test.asked[number] for number in numbers]
-        for how, pictures in made.items() if asked else ():
-            about = {"kind": "painted", "scale": how[0]} if how else {"kind": "autoencoded"}
+        for how, pictures in made if asked else ():
             scores = emoji_scores(asked, pictures[numbers], test.known)
-            rows.append({"held_out": held_out, **about, "n": len(asked), **scores})
-    return rows, made[scales[0],]
+            rows.append({"held_out": held_out, **how, "n": len(asked), **scores})
+    return rows, painted[0]
 
 
 def emoji_scores(

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import integrate
+from numpy.polynomial.polynomial import polyfromroots, polyint, polyval
 from torch import Tensor
 
 Denoise = Callable[[Float[Tensor, "batch channels h w"], float], Float[Tensor, "batch channels h w"]]
@@ -286,10 +286,8 @@ def _adams(known: Sequence[float], to: float) -> tuple[float, ...]:
 
     def integral(number: int) -> float:
         others = [each for place, each in enumerate(known) if place != number]
-
-        def polynomial(sigma: float) -> float:
-            return math.prod(((sigma - each) / (known[number] - each) for each in others), start=1.0)
-
-        return integrate.quad(polynomial, known[0], to, epsrel=1e-4)[0]
+        scale = math.prod(known[number] - each for each in others)
+        first, last = polyval((known[0], to), polyint(polyfromroots(others)))
+        return float(last - first) / scale
 
     return tuple(integral(number) for number in range(len(known)))

@@ -275,7 +275,9 @@ def test_a_model_is_trained_and_measured_from_the_command_line(diffusion, tmp_pa
     needs_data("emoji")
     rows = json.loads(diffusion("evaluate", *measured[:2], *how, "--data", "emoji", "--n", 2).stdout)["rows"]
     assert [(row["held_out"], row["kind"], row.get("scale")) for row in rows] == [
-        (held_out, *how) for held_out in ("tone", "style") for how in (("autoencoded", None), ("painted", 1.0), ("painted", 3.0))
+        (held_out, *how)
+        for held_out in ("tone", "style")
+        for how in (("autoencoded", None), ("painted", 1.0), ("painted", 3.0))
     ]
     assert all(0 <= row[name] <= 1 for row in rows for name in ("base", "rmse", "rmse_other"))
     refused = diffusion("evaluate", *measured, "--data", "emoji", "--captions", tmp_path / "captions.txt")

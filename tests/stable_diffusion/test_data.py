@@ -131,7 +131,7 @@ def test_a_training_begins_with_one_digit_on_black():
 def test_scenes_that_are_made_ahead_are_the_same():
     """By several processes, too."""
     endless = data.load("scenes")
-    ahead = data.made_ahead(endless, 1_020, processes=2)
+    ahead = data.made_ahead(endless, 1_020)
     some = [0, 499, 500, 1_019]
     assert len(ahead) == 1_020 and torch.equal(ahead.pictures(some), endless.pictures(some))
     assert ahead.captions(some, 2) == endless.captions(some, 2) and ahead.captions(some, 2) != ahead.captions(some, 3)

@@ -28,7 +28,6 @@ TINY = train.Preset(
     6,
     FitConfig(12, learning_rate=3e-3, warmup_steps=2, save_every=6, precision="fp32"),
     6,
-
 )
 
 
