@@ -73,7 +73,8 @@ def captioned(frames: Sequence[Image.Image], titles: Sequence[str], path: Path, 
     """
     columns = min(columns, len(frames))
     lines = -(-len(frames) // columns)
-    figure = Figure(figsize=(2.5 * columns, 3 * lines), layout="constrained")
+    tall = 2.5 * max(frame.height / frame.width for frame in frames) + 0.5
+    figure = Figure(figsize=(2.5 * columns, tall * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")

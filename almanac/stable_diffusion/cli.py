@@ -448,8 +448,11 @@ def evaluate(
         device: auto, cpu or cuda.
         json: print one JSON object.
     """
+    import torch
+
     from almanac.runtime import pictures, results
     from almanac.runtime.plots import captioned, save_png
+    from almanac.stable_diffusion import data as sets
     from almanac.stable_diffusion import evaluate as measure
     from almanac.stable_diffusion import models
     from almanac.stable_diffusion import recogniser as reader
@@ -468,7 +471,9 @@ def evaluate(
         total = len(known.asked) * len(scale)
         with console.progress("painting", total, "pictures") as advance:
             rows, painted = measure.emoji_rows(painter, known, settings, scale, seed, advance)
-        wishes = [each.name for each in known.asked]
+        wishes = [sets.caption_of(each) for each in known.asked]
+        truth = torch.stack([known.known[each] for each in known.asked])
+        painted = torch.cat((painted, truth), 3)  # side by side
     else:
         test = measure.scene_test(n) if captions is None else measure.own_test(captions)
         total = len(test.captions) * len(scale)
@@ -479,10 +484,10 @@ def evaluate(
         save_png(pictures.grid(painted[:64], 8, 2), out / "painted.png")
         (out / "captions.txt").write_text("\n".join(wishes[:64]) + "\n")
     if write:
-        some = range(0, len(painted), max(len(painted) // 12, 1)) if data == "emoji" else range(len(painted))
-        frames = [pictures.to_picture(painted[number]) for number in some[:12]]
-        titles = [wishes[number] for number in some[:12]]
-        captioned(frames, titles, results.default_folder(models.SYSTEM) / f"{data}.png", 6)
+        some = range(len(painted))[:: max(len(painted) // 12, 1) if data == "emoji" else 1][:12]
+        frames = [pictures.to_picture(painted[number]) for number in some]
+        sheet = results.default_folder(models.SYSTEM) / f"{data}.png"
+        captioned(frames, [wishes[number] for number in some], sheet, 4 if data == "emoji" else 6)
     rows = [{"model": loaded.name, **row} for row in rows]
     if write:
         results.write(models.SYSTEM, data, rows, seed, by="model")

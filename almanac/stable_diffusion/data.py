@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -118,9 +119,10 @@ def made_ahead(examples: CaptionedSet, count: int) -> CaptionedSet:
         )
         for start in range(0, count, _PART)
     ]
+    made: Any = joblib.Parallel(-1 if len(jobs) > 1 else 1, return_as="generator")(jobs)
     parts: list[_Part] = []
     with console.progress("making", count, "pictures") as advance:
-        for part in joblib.Parallel(-1 if len(jobs) > 1 else 1, return_as="generator")(jobs):
+        for part in made:
             parts.append(part)
             advance(len(part.captions))
     pixels = torch.from_numpy(np.concatenate([part.pixels for part in parts]))

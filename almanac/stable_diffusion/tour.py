@@ -43,9 +43,10 @@ def run(out: Path, model: str = MODEL, judge: Path | None = None) -> Section:
     chosen = [scenes.draw(number, "test", _SEED) for number in range(_COUNT)]
     captions = [scenes.caption(scene, random.Random(number)) for number, scene in enumerate(chosen)]
     painted, way = _paint(painter, settings, captions)
-    rows = [_row(*each) for each in zip(captions, _readings(reader, painted), strict=True)]
+    readings = _readings(reader, painted)
+    rows = [_row(*each) for each in zip(captions, readings, strict=True)]
     varied = _varied(painter, replace(settings, prompt=captions[0]), painted[0])
-    mask, wish = _place(chosen[0])
+    mask, wish = _place(chosen[0], _ground(*readings[0]))
     asked = replace(settings, prompt=wish, strength=1.0)
     anew = painter.paint(asked, [_SEED], Given(painted[0], mask))[0]
     repainted = _row(wish, _readings(reader, anew[None])[0])
@@ -103,8 +104,9 @@ def _varied(painter: Painter, settings: Settings, picture: Float[Tensor, "3 heig
     return [painter.paint(each, [_SEED + 1], Given(picture))[0] for each in asked]
 
 
-def _place(scene: Scene) -> tuple[Float[Tensor, "height width"], str]:
-    """Where a scene's first digit is, and a caption of the scene with another digit of another colour there."""
+def _place(scene: Scene, background: str) -> tuple[Float[Tensor, "height width"], str]:
+    """Where a scene's first digit is, and a caption of the scene with another digit of another colour there, on the background that it was
+    painted on."""
     first, *others = scene.digits
     row, column = divmod(PLACE_NAMES.index(first.place), 3)
     mask = torch.zeros(scenes.SIDE, scenes.SIDE)
@@ -114,7 +116,7 @@ def _place(scene: Scene) -> tuple[Float[Tensor, "height width"], str]:
     colour = colours[(colours.index(first.colour) + 2) % len(colours)]
     other = replace(first, digit=(first.digit + 3) % 10, colour=colour)
     said = [f"a {each.size} {each.colour} {each.digit} at the {each.place}" for each in (other, *others)]
-    return mask, f"{', '.join(said)} on a {scene.background} background"
+    return mask, f"{', '.join(said)} on a {background} background"
 
 
 def _readings(reader: Recogniser, painted: Float[Tensor, "count 3 height width"]) -> list[tuple[Read, int]]:
@@ -140,8 +142,12 @@ def _told(found: Read, number: int) -> str:
             colour = list(COLOURS)[int(found.colours[number, place].argmax())]
             size = list(SIZES)[int(found.sizes[number, place].argmax())]
             parts.append(f"{size} {colour} {digit} at the {name}")
-    ground = list(BACKGROUNDS)[int(found.backgrounds[number].argmax())]
-    return f"{', '.join(parts) or 'nothing'} on {ground}"
+    return f"{', '.join(parts) or 'nothing'} on {_ground(found, number)}"
+
+
+def _ground(found: Read, number: int) -> str:
+    """The background of a picture."""
+    return list(BACKGROUNDS)[int(found.backgrounds[number].argmax())]
 
 
 def _shown(painted: Sequence[Tensor] | Tensor) -> list[Image.Image]:
