@@ -285,7 +285,9 @@ def _lay_out(services: Services, names: list[str]) -> None:
     model.change(tells_errors(_fitting), model, [width, height, scale, *examples], **_QUIET)
 
 
-def _slider(label: str, least: float, most: float, value: float, step: float, info: str | None = None) -> gr.Slider:
+def _slider(
+    label: str, least: int | float, most: int | float, value: int | float, step: int | float, info: str | None = None
+) -> gr.Slider:
     return gr.Slider(least, most, value, step=step, label=label, info=info, buttons=[])
 
 
