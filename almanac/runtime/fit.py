@@ -69,7 +69,7 @@ class FitConfig:
     compile: bool = False
     """Whether to run the model through torch.compile."""
     replay: bool = False
-    """Whether a GPU replays the model's kernels, instead of `compile` (`replay.capture` says of which models); it does not where several
+    """Whether a GPU replays the model's kernels (`replay.capture` says of which models; none that is compiled). It does not where several
     processes share the work, or `accumulate` is above 1."""
     save_every: int = 500
     """Steps between two checkpoints (and validations)."""

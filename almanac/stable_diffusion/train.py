@@ -259,15 +259,16 @@ def train(
     held_out = data.load(data_name, "test", size, seed)
     where = device.resolve(device_name)
     first.to(where)
+    if isinstance(begun, PaintingModel):
+        words, config = begun.vocabulary, begun.network.config
+    else:  # before any are made ahead, so that a run that goes on with other steps has the same words
+        some = range(min(10_000, len(examples)))
+        said = [examples.caption(number, wording) for number in some for wording in range(2)]
+        words = tokenizer.learnt(said, preset.text.vocabulary)
+        config = Config(preset.unet, first.config, replace(preset.text, vocabulary=len(words)), preset.noise)
     if preset.ahead:
         count = max(preset.fit.steps * preset.batch // _READ_AGAIN["unet"], preset.batch, preset.reading_batch)
         examples = data.made_ahead(examples, count)
-    if isinstance(begun, PaintingModel):
-        words, config = begun.vocabulary, begun.network.config
-    else:
-        some = range(min(10_000, len(examples)))
-        words = tokenizer.learnt([*examples.captions(some, 0), *examples.captions(some, 1)], preset.text.vocabulary)
-        config = Config(preset.unet, first.config, replace(preset.text, vocabulary=len(words)), preset.noise)
     text = config.text
     kept = Latents(first, examples, preset.ahead)
     torch.manual_seed(seed)

@@ -69,6 +69,20 @@ def test_latents_have_about_unit_variance(autoencoder, folder):
     assert (deviation > 0).all() and facts["config"]["scale"] == made.config.scale
 
 
+def test_a_run_that_goes_on_with_more_steps_keeps_its_words(tmp_path, monkeypatch, needs_data):
+    """Of a set without an end, more pictures are made then."""
+    needs_data("mnist")
+    one = replace(TINY.fit, steps=1, final_ratio=1.0)
+    preset = replace(TINY, size=64, autoencoder_fit=one, fit=one, reading_batch=6)
+    monkeypatch.setitem(train._READ_AGAIN, "unet", 1)
+    train.train_autoencoder("scenes", tmp_path / "vae", preset, device_name="cpu")
+    begun, out = tmp_path / "vae" / "model.safetensors", tmp_path / "model"
+    first = train.train("scenes", begun, out, preset, device_name="cpu")
+    more = replace(preset, fit=replace(one, steps=4))
+    second = train.train("scenes", begun, out, more, device_name="cpu", resume=True)
+    assert second["steps"] == 4 and second["vocabulary"] == first["vocabulary"]
+
+
 def test_what_is_written_paints(whole):
     loaded = models.load(str(whole), "fp32")
     assert loaded.size == 32 and len(loaded.vocabulary) <= 600
