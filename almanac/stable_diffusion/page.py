@@ -56,7 +56,7 @@ _EXAMPLES = {
         "In words": "a picture of a big violet six in the middle and a tiny red zero at the bottom, grey background",
     },
     "emoji": {
-        "Firefighter": "3d emoji of woman firefighter: medium-dark skin tone",
+        "Firefighter": "noto emoji of woman firefighter: medium-dark skin tone",
         "Ghost": "noto emoji of ghost",
         "Polar bear": "3d emoji of polar bear",
         "Cook": "noto emoji of man cook: medium skin tone",
