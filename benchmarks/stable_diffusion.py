@@ -5,7 +5,6 @@ memory a whole picture takes is measured in processes of their own, from the loa
 
 import copy
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -208,7 +207,7 @@ def _paint_by_diffusers(folder: str, size: int, noise: Any) -> tuple[Any, float,
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(Path(folder) / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(Path(folder) / "text_encoder"),
-        tokenizer=CLIPTokenizer(vocab=words.tokenizer.get_vocab(), merges=merges),
+        tokenizer=CLIPTokenizer(vocab=words.tokenizer.get_vocab(), merges=merges, model_max_length=_WORDS),
         unet=UNet2DConditionModel.from_pretrained(Path(folder) / "unet"),
         scheduler=scheduler,
         safety_checker=None,  # pyright: ignore[reportArgumentType]
@@ -230,8 +229,9 @@ def _paint_by_diffusers(folder: str, size: int, noise: Any) -> tuple[Any, float,
 
 
 def _peak() -> float:
-    """GiB that this process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """GiB that this process had at most; what `getrusage` says counts its parent too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
 
 
 def _drawn(model: LatentDiffusion) -> LatentDiffusion:

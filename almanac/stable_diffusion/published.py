@@ -121,8 +121,14 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> LatentDiffusion:
     check_weights(path, weights_of(found.config, path), found.tensors, "give a whole Stable Diffusion 1 model")
     with torch.device("meta"):
         model = LatentDiffusion(found.config)
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in found.tensors.items()}, assign=True)
-    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
+    model.load_state_dict({name: _copied(tensor, dtype) for name, tensor in found.tensors.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of one's own, channels last, so that the file's pages, which count as this process's memory, are given back."""
+    lies = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+    return tensor.to(dtype, memory_format=lies, copy=True)
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:

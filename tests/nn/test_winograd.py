@@ -10,6 +10,12 @@ from almanac.nn import winograd
 from almanac.nn.winograd import Conv3x3
 
 
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    """Layers of few channels are convolved so, too."""
+    monkeypatch.setattr(winograd, "_FEWEST", 16)
+
+
 def twins(width: int, outside: int) -> tuple[Conv3x3, nn.Conv2d]:
     """The same weights in ours and in PyTorch's, in float64."""
     ours = Conv3x3(width, outside)
