@@ -167,10 +167,10 @@ def _point(
         spins.append(rolling * (1 + slip * dynamics.peaks(tyre, loads[number])[2]) / radius)
     pressed = casadi.sqrt(pedal**2 + _SOFT)
     throttle, brake = 0.5 * (pedal + pressed), 0.5 * (pressed - pedal)
-    driven = throttle * car.power / (spins[2] + spins[3])
-    apart = 0.5 * car.differential * (spins[2] - spins[3])
-    braked = [0.5 * share * car.brake_torque * brake for share in (car.brake_front, 1 - car.brake_front)]
-    torques = (-braked[0], -braked[0], driven - apart - braked[1], driven + apart - braked[1])
+    drive = car.drive()
+    left, right = dynamics.drive_torques(drive, throttle, spins[2], spins[3])
+    front, rear = brake * drive.brake_front, brake * drive.brake_rear
+    torques = (-front, -front, left - rear, right - rear)
     wheels = []
     for number, torque in enumerate(torques):
         tyre = car.tyre_front if number < 2 else car.tyre_rear

@@ -134,6 +134,19 @@ def test_cars_of_both_layouts_are_the_same_and_damaged_ones_are_refused(tmp_path
         (tmp_path / "car.toml").write_text(text.replace(*change))
         with pytest.raises(UserError, match=said):
             car.load(str(tmp_path / "car.toml"))
+    text = (car.CARS / "gt3.toml").read_text()
+    for change, said in (
+        (("abs = true", "abs = 1"), "abs 1"),
+        (("[11.3, ", "[-11.3, "), "ratios"),
+        (("[314, 576", "[576, 314"), "speeds"),
+        (("[122000, ", "["), "powers"),
+        (("[122000, ", "[nan, "), "powers nan"),
+        (("[gears]", "[gears]\nclutch = 1"), "unknown clutch"),
+        (("mu_x_2 = 1.50", "mu_x_2 = 0.80"), "at twice load_2"),
+    ):
+        (tmp_path / "car.toml").write_text(text.replace(*change))
+        with pytest.raises(UserError, match=said):
+            car.load(str(tmp_path / "car.toml"))
     with pytest.raises(UserError, match="no car 'f1_2015'"):
         car.load("f1_2015")
     needs_data("racing")

@@ -1,4 +1,4 @@
-"""Cars through time: speeds that can be known in closed form, the same left and right, and nothing that is not a number."""
+"""Cars through time: they stand and stop, do not see each other, and nothing becomes what is not a number."""
 
 import numpy as np
 import pytest
@@ -27,30 +27,6 @@ class Cars:
             self.given[getattr(step, name)] = value
         step.advance(CAR, DRIVE, self.state, self.given, self.seen, round(seconds * step.RATE))
         return self
-
-
-def test_top_speed_is_where_power_goes_into_air():
-    cars = Cars(1, 60.0).drive(60, THROTTLE_TO=1.0)
-    known = (SPEC.power / (0.5 * SPEC.air * SPEC.area * SPEC.drag)) ** (1 / 3)
-    assert abs(cars.state[step.VX, 0] / known - 1) < 0.01
-    slipping = cars.state[step.SPIN + 2, 0] * SPEC.tyre_rear.radius / cars.state[step.VX, 0]
-    assert abs(cars.state[step.VX, 0] * slipping ** (1 / 3) / known - 1) < 1e-3
-
-
-def test_left_is_right_in_a_mirror():
-    cars = Cars(2, 50.0)
-    cars.given[step.STEER_TO] = (0.06, -0.06)
-    most = 0.0
-    for _ in range(20):
-        cars.drive(0.1, THROTTLE_TO=0.4)
-        most = max(most, abs(cars.state[step.AY, 0]))
-        odd = [step.Y, step.YAW, step.VY, step.TURN, step.STEER, step.AY]
-        even = [step.X, step.VX, step.AX, step.THROTTLE]
-        assert np.allclose(cars.state[odd, 0], -cars.state[odd, 1], rtol=1e-5, atol=1e-5)
-        assert np.allclose(cars.state[even, 0], cars.state[even, 1], rtol=1e-5, atol=1e-5)
-        spins = cars.state[step.SPIN : step.SPIN + 4]
-        assert np.allclose(spins[:, 0], spins[[1, 0, 3, 2], 1], rtol=1e-5, atol=1e-5 * spins.max())
-    assert most > 15  # at the limit of grip
 
 
 def test_a_car_stands_and_stops():

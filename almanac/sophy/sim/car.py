@@ -7,11 +7,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from almanac.runtime.errors import UserError
 from almanac.sophy.sim import dynamics
 
 CARS = Path(__file__).parents[1] / "cars"
 """The cars that ship."""
+_SLOWEST_TURN = 20.0
+"""rad/s of the driven wheels below which an engine without gears gives no more torque."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,25 @@ class TyreSpec:
         stretch = math.pi / (2 * math.atan(self.shape))
         known = {name: getattr(self, name) for name in dynamics.Tyre._fields if name != "stretch"}
         return dynamics.Tyre(**known, stretch=stretch)
+
+
+@dataclass(frozen=True)
+class GearSpec:
+    """An engine and its gears, which change by themselves to where its power is the most."""
+
+    ratios: tuple[float, ...]
+    """Of the engine's speed to the wheels'."""
+    speeds: tuple[float, ...]
+    """Four of the engine's speeds, rad/s: below the first its clutch slips, beyond the last it is held back."""
+    powers: tuple[float, ...]
+    """Its power at the wheels there, W, at full throttle."""
+
+    def equations(self) -> dynamics.Gears:
+        """The numbers of its equations."""
+        fastest = self.speeds[-1]
+        curve = np.polynomial.Polynomial.fit(np.array(self.speeds) / fastest, self.powers, 3, domain=[-1, 1]).coef
+        none, once, twice, thrice = curve.tolist()
+        return dynamics.Gears(self.ratios, self.speeds[0], fastest, (none, once, twice, thrice))
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,31 @@ class CarSpec:
     """Where air holds back, m above the road."""
     rolling: float = 0.0
     """Rolling resistance, as a part of the load."""
+    abs: bool = False
+    """Whether brakes are held back from slipping."""
+    traction: bool = False
+    """Whether the throttle is."""
+    gears: GearSpec | None = None
+    """None: its peak's power at any speed."""
+
+    def drive(self) -> dynamics.Drive:
+        """The numbers of what turns its wheels."""
+        gears = None if self.gears is None else self.gears.equations()
+        return dynamics.Drive(
+            power=self.power,
+            slowest=_SLOWEST_TURN if gears is None else gears.slowest / max(gears.ratios),
+            gears=gears,
+            differential=self.differential,
+            brake_front=0.5 * self.brake_front * self.brake_torque,
+            brake_rear=0.5 * (1 - self.brake_front) * self.brake_torque,
+            abs=float(self.abs),
+            traction=float(self.traction),
+            steering_rate=self.steering_rate,
+            radius_front=self.tyre_front.radius,
+            radius_rear=self.tyre_rear.radius,
+            inertia_front=self.tyre_front.inertia,
+            inertia_rear=self.tyre_rear.inertia,
+        )
 
     def equations(self) -> dynamics.Car:
         """The numbers of its equations."""
@@ -154,8 +202,11 @@ def _checked(facts: dict[str, Any], path: Path) -> CarSpec:
         if not isinstance(said, dict):
             raise UserError(f"{path} has no {axle}", "a car has tyre_front and tyre_rear")
         tyres[axle] = TyreSpec(**_numbers(TyreSpec, said, f"{path}, {axle}"))
-    plain = {name: value for name, value in facts.items() if name not in tyres}
-    car = CarSpec(**_numbers(CarSpec, {**plain, **tyres}, str(path)))
+    parts: dict[str, Any] = dict(tyres)
+    if "gears" in facts:
+        said = facts["gears"] if isinstance(facts["gears"], dict) else {}
+        parts["gears"] = _checked_gears(GearSpec(**_numbers(GearSpec, said, f"{path}, gears")), path)
+    car = CarSpec(**_numbers(CarSpec, {**facts, **parts}, str(path)))
     positive = (
         "length",
         "width",
@@ -177,10 +228,26 @@ def _checked(facts: dict[str, Any], path: Path) -> CarSpec:
                 raise UserError(f"{path} has {axle}.{each.name} {getattr(tyre, each.name)}", "give a number above 0")
         if tyre.load_1 == tyre.load_2:
             raise UserError(f"{path} has {axle} with both loads {tyre.load_1}", "give two loads")
+        least = min(dynamics.peaks(tyre.equations(), 2 * tyre.load_2))
+        if least <= 0:
+            raise UserError(
+                f"{path} has {axle} with grip or slip {least:.2f} at twice load_2", "let it fall more slowly"
+            )
     for name in ("roll_front", "brake_front"):
         if not 0 <= getattr(car, name) <= 1:
             raise UserError(f"{path} has {name} {getattr(car, name)}", "give a share from 0 to 1")
     return car
+
+
+def _checked_gears(gears: GearSpec, path: Path) -> GearSpec:
+    """Gears, refused where they can't be."""
+    if not gears.ratios or min(gears.ratios) <= 0:
+        raise UserError(f"{path} has gears with ratios {list(gears.ratios)}", "give at least one, all above 0")
+    if len(gears.speeds) != 4 or gears.speeds[0] <= 0 or list(gears.speeds) != sorted(set(gears.speeds)):
+        raise UserError(f"{path} has gears with speeds {list(gears.speeds)}", "give four, rising, in rad/s")
+    if len(gears.powers) != 4 or min(gears.powers) <= 0:
+        raise UserError(f"{path} has gears with powers {list(gears.powers)}", "give four, above 0, in W")
+    return gears
 
 
 def _numbers(kind: type[Any], said: dict[str, Any], where: str) -> dict[str, Any]:
@@ -196,12 +263,20 @@ def _numbers(kind: type[Any], said: dict[str, Any], where: str) -> dict[str, Any
                 raise UserError(f"{where} has no {name}", "see the files in almanac/sophy/cars")
             continue
         value = said[name]
-        if each.type in ("float", float):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(f"{where} has {name} {value}", "give a number")
-            value = float(value)
+        if each.type is float:
+            value = _number(value, name, where)
+        elif each.type is bool and not isinstance(value, bool):
+            raise UserError(f"{where} has {name} {value}", "give true or false")
+        elif each.type == tuple[float, ...]:
+            value = tuple(_number(one, name, where) for one in (value if isinstance(value, list) else [value]))
         found[name] = value
     return found
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where} has {name} {value}", "give a number")
+    return float(value)
 
 
 def _from_xml(path: Path) -> dict[str, Any]:

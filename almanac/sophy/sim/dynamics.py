@@ -13,7 +13,8 @@ GRAVITY = 9.81
 
 
 class Tyre(NamedTuple):
-    """A tyre (paper, appendix). What depends on load has two values, at `load_1` and `load_2`, and is linear between and beyond."""
+    """A tyre (paper, appendix). What depends on load has two values, at `load_1` and `load_2`, and is linear between and
+    beyond, up to twice `load_2`."""
 
     load_1: Any
     """N."""
@@ -39,7 +40,8 @@ class Tyre(NamedTuple):
 @shared
 def peaks(tyre: Tyre, load: Any) -> tuple[Any, Any, Any, Any]:
     """Grip along and across at its peak, and slip ratio and slip angle near it, under a load in N."""
-    part = (load - tyre.load_1) / (tyre.load_2 - tyre.load_1)
+    pressed = -maximum(-load, real(-2.0) * tyre.load_2)  # beyond, the line would end below zero
+    part = (pressed - tyre.load_1) / (tyre.load_2 - tyre.load_1)
     return (
         tyre.mu_x_1 + part * (tyre.mu_x_2 - tyre.mu_x_1),
         tyre.mu_y_1 + part * (tyre.mu_y_2 - tyre.mu_y_1),
@@ -95,6 +97,83 @@ class Car(NamedTuple):
     """Rolling resistance, as a part of the load."""
     tyre_front: Tyre
     tyre_rear: Tyre
+
+
+class Gears(NamedTuple):
+    """An engine that drives through gears, of which that with the most power is always in."""
+
+    ratios: tuple[Any, ...]
+    """Of the engine's speed to the wheels'."""
+    slowest: Any
+    """Of the engine, rad/s; its clutch slips below."""
+    fastest: Any
+    """rad/s from which it is held back; it gives nothing 2 % beyond."""
+    curve: tuple[Any, Any, Any, Any]
+    """Power at the wheels, W: factors of its speed's powers, as a part of the fastest, from none to the third."""
+
+
+class Drive(NamedTuple):
+    """What turns the wheels."""
+
+    power: Any
+    """W, at its peak."""
+    slowest: Any
+    """rad/s of the driven wheels, below which torque rises no more."""
+    gears: Gears | None
+    """None: the peak's power at any speed, as if gears had no steps."""
+    differential: Any
+    """N m s/rad."""
+    brake_front: Any
+    """N m, of a front wheel at full pedal."""
+    brake_rear: Any
+    abs: Any
+    """Whether it has it, 0 or 1: brakes are held back from slipping."""
+    traction: Any
+    """Likewise for the throttle."""
+    steering_rate: Any
+    """rad/s."""
+    radius_front: Any
+    """m."""
+    radius_rear: Any
+    inertia_front: Any
+    """kg m²."""
+    inertia_rear: Any
+
+
+@shared
+def full_power(power: Any, gears: Gears | None, spin: Any) -> Any:
+    """Power at full throttle, W.
+
+    Args:
+        power: at its peak.
+        gears: of `Drive`.
+        spin: of the driven wheels, rad/s.
+    """
+    if gears is None:
+        return power
+    found = real(0.0) * spin
+    none, once, twice, thrice = gears.curve
+    for ratio in gears.ratios:
+        speed = maximum(ratio * spin, gears.slowest) / gears.fastest
+        held = maximum(real(1.0) - maximum(speed - real(1.0), 0.0) * real(50.0), 0.0)
+        found = maximum(held * (none + speed * (once + speed * (twice + speed * thrice))), found)
+    return found
+
+
+@shared
+def drive_torques(drive: Drive, throttle: Any, left: Any, right: Any) -> tuple[Any, Any]:
+    """What engine and differential turn the driven wheels by, N m: of the left and of the right.
+
+    Args:
+        drive: the car's.
+        throttle: 0 to 1.
+        left: how fast it turns, rad/s.
+        right: likewise.
+    """
+    spin = maximum(real(0.5) * (left + right), drive.slowest)
+    driven = real(0.5) * throttle * full_power(drive.power, drive.gears, spin) / spin
+    apart = real(0.5) * drive.differential * (left - right)
+    return driven - apart, driven + apart
 
 
 @shared
@@ -207,8 +286,8 @@ def body(car: Car, forces: tuple, speed: Any, held: Any) -> tuple[Any, Any, Any]
         + real(0.5) * (car.track_front * (fr_x - fl_x) + car.track_rear * (rr_x - rl_x))
     )
     return (
-        (fl_x + fr_x + rl_x + rr_x - drag) / car.mass,
-        (fl_y + fr_y + rl_y + rr_y) / car.mass,
+        ((fl_x + fr_x) + (rl_x + rr_x) - drag) / car.mass,
+        ((fl_y + fr_y) + (rl_y + rr_y)) / car.mass,
         turning / car.yaw_inertia,
     )
 

@@ -59,8 +59,8 @@ def absolute(x: Any) -> Any:
     return (library.fabs if library is not np and library.__name__ == "casadi" else library.abs)(x)
 
 
-def maximum(x: Any, least: float) -> Any:
-    """The larger of a number and a constant."""
+def maximum(x: Any, least: Any) -> Any:
+    """The larger of two numbers, of which the second may be a constant."""
     library = _library(x)
     if library is np:
         return np.maximum(x, least)
@@ -100,7 +100,7 @@ _ATAN = (-0.0161657367, 0.0429096138, -0.07528964, 0.1065626393, -0.1420889944, 
 
 overload(real)(lambda number: lambda number: float32(number))
 overload(sin)(lambda x: inspect.unwrap(_sin))
-overload(cos)(lambda x: lambda x: sin(x + float32(math.pi / 2)))
+overload(cos)(lambda x: lambda x: sin(abs(x) + float32(math.pi / 2)))  # the same left and right
 overload(atan)(lambda x: inspect.unwrap(_atan))
 overload(sqrt)(lambda x: lambda x: np.sqrt(x))
 overload(absolute)(lambda x: lambda x: abs(x))

@@ -2,7 +2,8 @@
 side, so that LLVM makes vectors of the loop (docs/log.md). Wheels turn by an implicit step, because a
 tyre at speed answers faster than a step is long; positions follow the new speeds."""
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import numpy as np
 from numba import float32
@@ -11,7 +12,7 @@ from almanac.nn.compiled import compiled
 from almanac.nn.scalars import larger
 from almanac.sophy.sim import dynamics, ops
 from almanac.sophy.sim.car import CarSpec
-from almanac.sophy.sim.dynamics import Car
+from almanac.sophy.sim.dynamics import Car, Drive
 
 RATE = 240
 """Steps a second."""
@@ -40,63 +41,51 @@ _SMOOTH = 0.05
 """s over which accelerations are smoothed before load follows them: springs and dampers, and no algebraic loop."""
 _SLOWEST = 1.0
 """m/s below which slip is no longer measured against a wheel's speed."""
-_SLOWEST_TURN = 20.0
-"""rad/s of the driven wheels below which the engine gives no more torque: it has its power at any speed above, as if gears had no steps."""
 _PEDAL = 0.1
 """s that a pedal takes from end to end."""
 
 
-class Drive(NamedTuple):
-    """What turns the wheels."""
-
-    power: Any
-    """W."""
-    differential: Any
-    """N m s/rad."""
-    brake_front: Any
-    """N m, of a front wheel at full pedal."""
-    brake_rear: Any
-    steering_rate: Any
-    """rad/s."""
-    radius_front: Any
-    """m."""
-    radius_rear: Any
-    inertia_front: Any
-    """kg m²."""
-    inertia_rear: Any
-
-
 def numbers(car: CarSpec) -> tuple[Car, Drive]:
     """A car as compiled loops take it: in float32."""
-    drive = Drive(
-        car.power,
-        car.differential,
-        0.5 * car.brake_front * car.brake_torque,
-        0.5 * (1 - car.brake_front) * car.brake_torque,
-        car.steering_rate,
-        car.tyre_front.radius,
-        car.tyre_rear.radius,
-        car.tyre_front.inertia,
-        car.tyre_rear.inertia,
-    )
-    return _single(car.equations()), _single(drive)
+    return _single(car.equations()), _single(car.drive())
 
 
 def _single(values: Any) -> Any:
-    """A tuple of numbers in float32, and of such tuples."""
-    return type(values)(*(_single(each) if isinstance(each, tuple) else np.float32(each) for each in values))
+    """Numbers in float32: one, or a tuple of them and of such tuples."""
+    if values is None:
+        return None
+    if not isinstance(values, tuple):
+        return np.float32(values)
+    found = [_single(each) for each in values]
+    return type(values)(*found) if hasattr(values, "_fields") else tuple(found)
 
 
 @ops.shared
 def turned_wheel(
-    spin: Any, torque: Any, braking: Any, force: Any, stiffness: Any, inertia: Any, radius: Any, time: Any
-) -> Any:
-    """How fast a wheel turns after a step: driven, held by the road with the force that it has and would have, then braked at most to
-    a stand."""
+    spin: Any, gain: Any, torque: Any, braking: Any, wheel: tuple, inertia: Any, radius: Any, time: Any
+) -> tuple[Any, Any]:
+    """How fast a wheel turns after a step, and the road's force along it meanwhile: driven, held by the road with the force that it has and
+    would have, then braked at most to a stand. One force for both, so that the car gains what its wheels lose.
+
+    Args:
+        spin: before, rad/s.
+        gain: what the car gains ahead, m/s².
+        torque: that drives it, N m.
+        braking: N m.
+        wheel: what `_wheel` says of it.
+        inertia: kg m².
+        radius: m.
+        time: of the step, s.
+    """
+    now, rise, mean = wheel[0], wheel[2], wheel[3]
+    # A road that would turn it beyond rolling within the step turns it to rolling.
+    stiffness = larger(rise, mean - inertia / (time * radius))
+    force = now - stiffness * time * gain / radius
     mass = inertia + time * stiffness * radius
-    spin = spin + time * (torque - radius * force) / mass
-    slower = larger(abs(spin) - time * braking / mass, float32(0))
-    return -slower if spin < float32(0) else slower
+    free = spin + time * (torque - radius * force) / mass
+    slower = larger(abs(free) - time * braking / mass, float32(0))
+    after = -slower if free < float32(0) else slower
+    return after, force + stiffness * (after - spin)
 
 
 @ops.shared
@@ -144,17 +133,18 @@ def _step(car, drive, now, i):
     zero, one = float32(0), float32(1)
     vx, vy, turn, yaw = now[VX, i], now[VY, i], now[TURN, i], now[YAW, i]
     most = drive.steering_rate * time
-    steer = now[STEER, i] + bounded(now[STATES + STEER_TO, i] - now[STEER, i], -most, most)
-    throttle = now[THROTTLE, i] + bounded(now[STATES + THROTTLE_TO, i] - now[THROTTLE, i], -pedal, pedal)
-    brake = now[BRAKE, i] + bounded(now[STATES + BRAKE_TO, i] - now[BRAKE, i], -pedal, pedal)
+    steer_was, throttle_was, brake_was = now[STEER, i], now[THROTTLE, i], now[BRAKE, i]
+    steer = steer_was + bounded(now[STATES + STEER_TO, i] - steer_was, -most, most)
+    throttle = throttle_was + bounded(now[STATES + THROTTLE_TO, i] - throttle_was, -pedal, pedal)
+    brake = brake_was + bounded(now[STATES + BRAKE_TO, i] - brake_was, -pedal, pedal)
     held, weight = now[STATES + HELD, i], now[STATES + WEIGHT, i]
     grips = now[STATES + GRIP, i], now[STATES + GRIP + 1, i], now[STATES + GRIP + 2, i], now[STATES + GRIP + 3, i]
     spins = now[SPIN, i], now[SPIN + 1, i], now[SPIN + 2, i], now[SPIN + 3, i]
 
     # The four wheels on the road.
-    speed = np.sqrt(vx * vx + vy * vy)
-    loads = dynamics.loads(car, speed, now[AX, i], now[AY, i], weight, now[STATES + PRESSED, i], held)
-    moving, steered, straight = (vx, vy, turn), (ops.sin(steer), ops.cos(steer)), (zero, one)
+    loads = dynamics.loads(car, vx, now[AX, i], now[AY, i], weight, now[STATES + PRESSED, i], held)
+    midway = half * (steer + steer_was)
+    moving, steered, straight = (vx, vy, turn), (ops.sin(midway), ops.cos(midway)), (zero, one)
     left, right = half * car.track_front, half * car.track_rear
     radius_front, radius_rear = drive.radius_front, drive.radius_rear
     fl = _wheel(car.tyre_front, moving, (car.front, left), steered, loads[0], spins[0], radius_front, grips[0])
@@ -163,40 +153,59 @@ def _step(car, drive, now, i):
     rr = _wheel(car.tyre_rear, moving, (-car.rear, -right), straight, loads[3], spins[3], radius_rear, grips[3])
 
     # The engine, the differential, the brakes, and aids.
-    asked = throttle * _eased(larger(rl[4], rr[4]), now[STATES + TRACTION, i]) * now[STATES + ENGAGED, i]
-    driven = half * asked * drive.power / larger(half * (spins[2] + spins[3]), float32(_SLOWEST_TURN))
-    apart = half * drive.differential * (spins[2] - spins[3])
-    aided, front, rear = now[STATES + ABS, i], brake * drive.brake_front, brake * drive.brake_rear
+    spared = _eased(larger(rl[4], rr[4]), larger(now[STATES + TRACTION, i], drive.traction))
+    asked = half * (throttle + throttle_was) * spared * now[STATES + ENGAGED, i]
+    driven = dynamics.drive_torques(drive, asked, spins[2], spins[3])
+    aided, pressed = larger(now[STATES + ABS, i], drive.abs), half * (brake + brake_was)
+    front, rear = pressed * drive.brake_front, pressed * drive.brake_rear
     inertia_front, inertia_rear = drive.inertia_front, drive.inertia_rear
-    now[SPIN, i] = turned_wheel(
-        spins[0], zero, front * _eased(-fl[4], aided), fl[2], fl[3], inertia_front, radius_front, time
+    gain = now[AX, i] * bounded(float32(0.2) * abs(vx), zero, one)  # not when it stops, which it does at once
+    fl_spin, fl_force = turned_wheel(
+        spins[0], gain, zero, front * _eased(-fl[4], aided), fl, inertia_front, radius_front, time
     )
-    now[SPIN + 1, i] = turned_wheel(
-        spins[1], zero, front * _eased(-fr[4], aided), fr[2], fr[3], inertia_front, radius_front, time
+    fr_spin, fr_force = turned_wheel(
+        spins[1], gain, zero, front * _eased(-fr[4], aided), fr, inertia_front, radius_front, time
     )
-    now[SPIN + 2, i] = turned_wheel(
-        spins[2], driven - apart, rear * _eased(-rl[4], aided), rl[2], rl[3], inertia_rear, radius_rear, time
+    rl_spin, rl_force = turned_wheel(
+        spins[2], gain, driven[0], rear * _eased(-rl[4], aided), rl, inertia_rear, radius_rear, time
     )
-    now[SPIN + 3, i] = turned_wheel(
-        spins[3], driven + apart, rear * _eased(-rr[4], aided), rr[2], rr[3], inertia_rear, radius_rear, time
+    rr_spin, rr_force = turned_wheel(
+        spins[3], gain, driven[1], rear * _eased(-rr[4], aided), rr, inertia_rear, radius_rear, time
     )
+    now[SPIN, i], now[SPIN + 1, i], now[SPIN + 2, i], now[SPIN + 3, i] = fl_spin, fr_spin, rl_spin, rr_spin
 
     # The body.
-    ax, ay, turning = dynamics.body(car, ((fl[0], fl[1]), (fr[0], fr[1]), (rl[0], rl[1]), (rr[0], rr[1])), vx, held)
+    forces = (
+        dynamics.turned(fl_force, fl[1], steered[0], steered[1]),
+        dynamics.turned(fr_force, fr[1], steered[0], steered[1]),
+        (rl_force, rl[1]),
+        (rr_force, rr[1]),
+    )
+    ax, ay, turning = dynamics.body(car, forces, vx, held)
     holds = now[STATES + HOLD, i] + now[STATES + HOLD + 1, i] + now[STATES + HOLD + 2, i] + now[STATES + HOLD + 3, i]
     holding = (car.rolling + float32(0.25) * holds) * weight
-    ax = ax - holding * bounded(vx, -one, one)
-    ay = ay - holding * bounded(vy, -one, one)
-    yaw_sine, yaw_cosine = ops.sin(yaw), ops.cos(yaw)
+    pace = larger(np.sqrt(vx * vx + vy * vy), one)
+    ax = ax - holding * vx / pace
+    ay = ay - holding * vy / pace
+    new_turn = turn + time * turning
+    mean_turn = half * (turn + new_turn)
+    heading = yaw + half * time * mean_turn
+    yaw_sine, yaw_cosine = ops.sin(heading), ops.cos(heading)
     east, north = now[STATES + PULL_X, i], now[STATES + PULL_Y, i]
-    new_vx = vx + time * (ax + east * yaw_cosine + north * yaw_sine + turn * vy)
-    new_vy = vy + time * (ay + north * yaw_cosine - east * yaw_sine - turn * vx)
-    turn = turn + time * turning
-    yaw = yaw + time * turn
+    # Half of the push, the turn of the car under its velocity, which changes no speed, and the other half.
+    push_x = half * time * (ax + east * yaw_cosine + north * yaw_sine)
+    push_y = half * time * (ay + north * yaw_cosine - east * yaw_sine)
+    tilt = half * time * mean_turn
+    cosine, sine = (one - tilt * tilt) / (one + tilt * tilt), (tilt + tilt) / (one + tilt * tilt)
+    half_x, half_y = vx + push_x, vy + push_y
+    new_vx = half_x * cosine + half_y * sine + push_x
+    new_vy = half_y * cosine - half_x * sine + push_y
+    mean_x, mean_y = half * (vx + new_vx), half * (vy + new_vy)
+    now[X, i] = now[X, i] + time * (mean_x * yaw_cosine - mean_y * yaw_sine)
+    now[Y, i] = now[Y, i] + time * (mean_x * yaw_sine + mean_y * yaw_cosine)
+    yaw = yaw + time * mean_turn
     yaw = yaw - np.floor(yaw * float32(0.15915494) + half) * float32(6.2831853)
-    now[X, i] = now[X, i] + time * (new_vx * yaw_cosine - new_vy * yaw_sine)
-    now[Y, i] = now[Y, i] + time * (new_vx * yaw_sine + new_vy * yaw_cosine)
-    now[VX, i], now[VY, i], now[TURN, i], now[YAW, i] = new_vx, new_vy, turn, yaw
+    now[VX, i], now[VY, i], now[TURN, i], now[YAW, i] = new_vx, new_vy, new_turn, yaw
     now[STEER, i], now[THROTTLE, i], now[BRAKE, i] = steer, throttle, brake
     now[AX, i] = now[AX, i] + smooth * (ax - now[AX, i])
     now[AY, i] = now[AY, i] + smooth * (ay - now[AY, i])
@@ -215,8 +224,8 @@ def _eased(slip, aided):
 
 @ops.shared
 def _wheel(tyre, moving, place, steered, load, spin, radius, grip):
-    """A wheel on the road: its force ahead and to the left of the car, and along itself; how that would grow with its spin; slip ratio
-    as a part of that near the peak, slip ratio and slip angle."""
+    """A wheel on the road: its force along itself and to its left; how that along grows with its spin, N s/rad, and how it has grown on
+    the mean from none; slip ratio as a part of that near the peak, slip ratio and slip angle."""
     vx, vy, turn = moving
     sine, cosine = steered
     along, across = dynamics.wheel_velocity(vx, vy, turn, place[0], place[1], sine, cosine)
@@ -224,8 +233,16 @@ def _wheel(tyre, moving, place, steered, load, spin, radius, grip):
     slip = (spin * radius - along) / pace
     angle = -ops.atan(across / pace)
     mu_x, _, slip_peak, angle_peak = dynamics.peaks(tyre, load)
-    part = slip / slip_peak
-    force, side = dynamics.tyre_force(tyre, load, part, angle / angle_peak, grip)
-    stiffness = grip * load * mu_x * tyre.shape * tyre.stretch / slip_peak * radius / pace
-    ahead_force, left_force = dynamics.turned(force, side, sine, cosine)
-    return ahead_force, left_force, force, stiffness, part, slip, angle
+    part, turned = slip / slip_peak, angle / angle_peak
+    force, side = dynamics.tyre_force(tyre, load, part, turned, grip)
+    one = float32(1)
+    square = part * part + turned * turned + float32(1e-9)
+    size = np.sqrt(square)
+    reach = tyre.stretch * size
+    swing = tyre.shape * ops.atan(reach)
+    used = ops.sin(swing)
+    rise = np.sqrt(larger(one - used * used, float32(0))) * tyre.shape * tyre.stretch / (one + reach * reach)
+    rise = rise if swing < float32(0.5 * math.pi) else float32(0)  # none beyond the peak
+    share, mean = part * part / square, used / size
+    unit = grip * load * mu_x / slip_peak * radius / pace
+    return force, side, unit * (mean + share * (rise - mean)), unit * mean, part, slip, angle
