@@ -15,7 +15,11 @@ _FASTEST = 130.0
 
 
 def speeds(
-    car: CarSpec, curvature: Float[np.ndarray, " points"], step: float, grip: float = 1.0
+    car: CarSpec,
+    curvature: Float[np.ndarray, " points"],
+    step: float,
+    grip: float = 1.0,
+    held: Float[np.ndarray, " points"] | None = None,
 ) -> Float[np.ndarray, " points"]:
     """Speeds along a closed line, m/s.
 
@@ -24,26 +28,29 @@ def speeds(
         curvature: of the line at even steps, rad/m.
         step: m.
         grip: the part of the tyres' grip that is used.
+        held: drag where the car accelerates, as a part of its own (less where a flap opens); None: its own.
     """
-    numbers = car.equations()
+    numbers, drive = car.equations(), car.drive()
+    held = np.ones_like(curvature) if held is None else held
     bend = np.abs(curvature)
     slow, fast = np.zeros_like(bend), np.full_like(bend, _FASTEST)
     for _ in range(40):
         middle = 0.5 * (slow + fast)
-        used = np.maximum(*(across for across, _ in _axles(numbers, middle, 0.0, middle**2 * bend, grip)))
+        used = np.maximum(*(across for across, *_ in _axles(numbers, middle, 0.0, middle**2 * bend, grip)))
         slow, fast = np.where(used < 1, middle, slow), np.where(used < 1, fast, middle)
-    speed = np.clip(slow, 1.0, (car.power / numbers.drag) ** (1 / 3))
-    radii, tyres = (car.tyre_front.radius, car.tyre_rear.radius), (car.tyre_front, car.tyre_rear)
-    turning = sum(2 * tyre.inertia / radius**2 for tyre, radius in zip(tyres, radii, strict=True))
-    mass = car.mass + turning
+    speed = np.clip(slow, 1.0, (car.power / (numbers.drag * held.min())) ** (1 / 3))
     for forward in (True, False):
         order = range(len(speed)) if forward else range(len(speed) - 1, -1, -1)
+        last = None
         for _ in range(2):  # the second time around, the first point knows of the last
-            last = None
             for at in order:
                 if last is not None:
-                    now = float(speed[last])
-                    change = _along(car, numbers, mass, now, float(bend[last]), forward, grip)
+                    now, bent = float(speed[last]), float(bend[last])
+                    change = (
+                        _gain(car, drive, now, bent, grip, float(held[last]))
+                        if forward
+                        else _loss(car, now, bent, grip)
+                    )
                     speed[at] = min(speed[at], math.sqrt(max(now**2 + 2 * step * change, 1.0)))
                 last = at
     return speed
@@ -54,22 +61,43 @@ def lap_time(speed: Float[np.ndarray, " points"], step: float) -> float:
     return float((2 * step / (speed + np.roll(speed, -1))).sum())
 
 
-def _along(
-    car: CarSpec, numbers: dynamics.Car, mass: float, speed: float, bend: float, forward: bool, grip: float
-) -> float:
-    """What the car can gain (forward), or lose before (backward), m/s²."""
-    held = numbers.drag * speed**2 + car.rolling * (car.mass * dynamics.GRAVITY + numbers.lift * speed**2)
-    change = 0.0
+def _gain(car: CarSpec, drive: dynamics.Drive, speed: float, bend: float, grip: float, held: float) -> float:
+    """What a car can gain, m/s²: what the driven wheels hold, or what the engine gives, of which some turns the wheels."""
+    numbers = car.equations()
+    resisted = held * numbers.drag * speed**2 + _rolling(car, numbers, speed)
+    turning = sum(2 * tyre.inertia / tyre.radius**2 for tyre in (car.tyre_front, car.tyre_rear))
+    spin = max(speed / car.tyre_rear.radius, float(drive.slowest))
+    given = float(dynamics.full_power(drive.power, drive.gears, spin)) / max(speed, spin * car.tyre_rear.radius)
+    most, change = (given - resisted) / (car.mass + turning), 0.0
     for _ in range(4):  # load follows from what is gained, and grip from load
-        axles = _axles(numbers, speed, change if forward else -change, speed**2 * bend, grip)
-        left = [most * math.sqrt(max(1 - min(float(used), 1.0) ** 2, 0.0)) for used, most in axles]
-        pulled = min(left[1], car.power / speed) - held if forward else left[0] + left[1] + held
-        change = pulled / mass
+        _, (used, held_by, _) = _axles(numbers, speed, change, speed**2 * bend, grip)
+        change = min((_left(used, held_by) - resisted) / car.mass, most)
     return change
 
 
-def _axles(numbers: dynamics.Car, speed: Any, ax: Any, ay: Any, grip: float) -> list[tuple[Any, Any]]:
-    """Of the front and the rear axle: the part of its grip that a bend takes, and its grip along, N."""
+def _loss(car: CarSpec, speed: float, bend: float, grip: float) -> float:
+    """What a car can lose, m/s²."""
+    numbers, change = car.equations(), 0.0
+    resisted = numbers.drag * speed**2 + _rolling(car, numbers, speed)
+    for _ in range(4):
+        front, rear = _axles(numbers, speed, -change, speed**2 * bend, grip)
+        # The front brakes press alike, so that the lighter wheel says how hard; those of the rear are joined by the differential.
+        change = (_left(front[0], front[2]) + _left(rear[0], rear[1]) + resisted) / car.mass
+    return change
+
+
+def _rolling(car: CarSpec, numbers: dynamics.Car, speed: float) -> float:
+    """Rolling resistance, N."""
+    return car.rolling * (car.mass * dynamics.GRAVITY + numbers.lift * speed**2)
+
+
+def _left(used: Any, most: Any) -> float:
+    """Grip along, N, of an axle of whose grip a bend takes a part."""
+    return float(most) * math.sqrt(max(1 - min(float(used), 1.0) ** 2, 0.0))
+
+
+def _axles(numbers: dynamics.Car, speed: Any, ax: Any, ay: Any, grip: float) -> list[tuple[Any, Any, Any]]:
+    """Of the front and the rear axle: the part of its grip that a bend takes, its grip along, N, and that where both wheels pull alike."""
     loads = dynamics.loads(numbers, speed, ax, ay, dynamics.GRAVITY, 1.0, 1.0)
     base = numbers.front + numbers.rear
     found = []
@@ -79,6 +107,7 @@ def _axles(numbers: dynamics.Car, speed: Any, ax: Any, ay: Any, grip: float) -> 
     ):
         peaks = [dynamics.peaks(tyre, load) for load in pair]
         across = grip * sum(load * peak[1] for load, peak in zip(pair, peaks, strict=True))
-        along = grip * sum(load * peak[0] for load, peak in zip(pair, peaks, strict=True))
-        found.append((numbers.mass * ay * lever / base / np.maximum(across, 1.0), along))
+        inner, outer = (grip * load * peak[0] for load, peak in zip(pair, peaks, strict=True))
+        used = numbers.mass * ay * lever / base / np.maximum(across, 1.0)
+        found.append((used, inner + outer, 2 * np.minimum(inner, outer)))
     return found

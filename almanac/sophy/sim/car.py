@@ -1,5 +1,8 @@
-"""Cars as data: what is known of one, in files of ours (`cars/*.toml`) or in fastest-lap's XML, and the numbers that its equations take."""
+"""Cars as data: what is known of one, in files of ours (`cars/*.toml`), of fastest-lap (.xml) or of TUMFTM's laptime-simulation (.ini), and
+the numbers that its equations take."""
 
+import configparser
+import json
 import math
 import tomllib
 import xml.etree.ElementTree as ElementTree
@@ -175,7 +178,7 @@ def load(name: str) -> CarSpec:
     """A car.
 
     Args:
-        name: of one that ships, or a file: .toml as ours, or fastest-lap's .xml.
+        name: of one that ships, or a file: .toml as ours, fastest-lap's .xml, or TUMFTM's laptime-simulation's .ini.
 
     Raises:
         UserError: there is none of that name, or its file is damaged or not whole.
@@ -186,10 +189,11 @@ def load(name: str) -> CarSpec:
         path = shipped
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in CARS.glob("*.toml")))
-        raise UserError(f"there is no car '{name}'", f"known: {known}; or give a .toml or .xml file")
+        raise UserError(f"there is no car '{name}'", f"known: {known}; or give a .toml, .xml or .ini file")
     try:
-        facts = _from_xml(path) if path.suffix.lower() == ".xml" else tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+        reader = {".xml": _from_xml, ".ini": _from_ini}.get(path.suffix.lower(), _from_toml)
+        facts = reader(path)
+    except (OSError, ValueError, KeyError, TypeError, configparser.Error, ElementTree.ParseError) as error:
         raise UserError(f"{path} can't be read ({error})", "give a .toml file as in almanac/sophy/cars") from None
     return _checked(facts, path)
 
@@ -277,6 +281,75 @@ def _number(value: Any, name: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{where} has {name} {value}", "give a number")
     return float(value)
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    """Our own layout."""
+    return tomllib.loads(path.read_text("utf-8"))
+
+
+def _from_ini(path: Path) -> dict[str, Any]:
+    """The layout of TUMFTM's laptime-simulation, of cars with a combustion engine. What it does not say of a Formula 1 car stands here; an
+    electric motor beside the engine always helps."""
+    parser = configparser.ConfigParser()
+    parser.read_string(path.read_text("utf-8"))
+    said = json.loads(parser["VEH_PARS"]["veh_pars"])
+    general, engine, box = said["general"], said["engine"], said["gearbox"]
+    per_minute = math.pi / 30
+    begin, peak, end = (engine[name] * per_minute for name in ("n_begin", "n_max", "n_end"))
+    less = engine["pow_max"] - engine["pow_diff"]
+    # A cubic through its power at the ends that is level at the peak.
+    powers = [[at**3, at**2, at, 1] for at in (begin, peak, end)] + [[3 * peak**2, 2 * peak, 1, 0]]
+    curve = np.linalg.solve(powers, [less, engine["pow_max"], less, 0])
+    speeds = [0.75 * begin, begin, peak, max(end, box["n_shift"][-1] * per_minute)]
+    left = box["eta_g"] / float(np.mean(box["e_i"]))  # there, what turns in the gears takes a share of the power
+    given = [left * (float(np.polyval(curve, at)) + engine.get("pow_e_motor", 0)) for at in speeds]
+    base, front_lift, rear_lift = general["lf"] + general["lr"], general["c_z_a_f"], general["c_z_a_r"]
+
+    def tyre(end: str) -> dict[str, float]:
+        about = said["tires"][end]
+        load = about["fz_0"]
+        return {
+            "load_1": load,
+            "load_2": 2 * load,
+            "mu_x_1": about["mux"],
+            "mu_x_2": about["mux"] + about["dmux_dfz"] * load,
+            "mu_y_1": about["muy"],
+            "mu_y_2": about["muy"] + about["dmuy_dfz"] * load,
+            **{"slip_1": 0.1, "slip_2": 0.1, "angle_1": 0.14, "angle_2": 0.14, "shape": 1.8},
+            "radius": about["circ_ref"] / (2 * math.pi) * 1.03,  # they grow with speed; so much at 200 km/h
+            "inertia": 0.3,
+        }
+
+    return {
+        "name": path.stem,
+        "source": f"{path.name}, TUMFTM's laptime-simulation",
+        "length": base + 1.6,
+        "width": general["sf"] + 0.3,
+        "mass": general["m"],
+        "yaw_inertia": general["m"] * general["lf"] * general["lr"] / 2,
+        "front": general["lf"],
+        "rear": general["lr"],
+        "track_front": general["sf"],
+        "track_rear": general["sr"],
+        "height": general["h_cog"],
+        "roll_front": general["lr"] / base,
+        "area": 1.0,
+        "air": general["rho_air"],
+        "drag": general["c_w_a"],
+        "lift": front_lift + rear_lift,
+        "lift_ahead": (front_lift * general["lf"] - rear_lift * general["lr"]) / (front_lift + rear_lift),
+        "rolling": general["f_roll"],
+        "power": max(given),
+        "brake_torque": 20000,
+        "brake_front": 0.6,
+        "differential": 10,
+        "steering": 0.35,
+        "steering_rate": 1.0,
+        "tyre_front": tyre("f"),
+        "tyre_rear": tyre("r"),
+        "gears": {"ratios": [1 / each for each in box["i_trans"]], "speeds": speeds, "powers": given},
+    }
 
 
 def _from_xml(path: Path) -> dict[str, Any]:
