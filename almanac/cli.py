@@ -135,19 +135,25 @@ def _system(name: str, rest: list[str]) -> None:
     _call(commands[rest[0]], f"almanac {system.command} {rest[0]}", rest[1:])
 
 
+_PARTS = ("sophy_sim",)
+"""Benchmarks of parts of systems."""
+
+
 def _bench(rest: list[str]) -> None:
     if not rest or rest[0] in ("-h", "--help"):
         sys.stdout.write("almanac bench SYSTEM [--help]: run SYSTEM beside its best peer on the same work\n")
         return
-    system = systems.find(rest[0])
-    if system is None:
-        known = ", ".join(system.command for system in systems.SYSTEMS)
+    name = rest[0].replace("-", "_")
+    if systems.find(rest[0]) is None and name not in _PARTS:
+        known = ", ".join(
+            [*(system.command for system in systems.SYSTEMS), *(part.replace("_", "-") for part in _PARTS)]
+        )
         raise UserError(f"unknown system '{rest[0]}'", f"known: {known}")
     folder = Path(__file__).parents[1] / "benchmarks"
-    if not (folder / f"{system.name}.py").is_file():
-        raise UserError(f"there is no benchmark at {folder}/{system.name}.py", "run it from a checkout of the project")
+    if not (folder / f"{name}.py").is_file():
+        raise UserError(f"there is no benchmark at {folder}/{name}.py", "run it from a checkout of the project")
     sys.path.insert(0, str(folder.parent))
-    _call(importlib.import_module(f"benchmarks.{system.name}").run, f"almanac bench {system.command}", rest[1:])
+    _call(importlib.import_module(f"benchmarks.{name}").run, f"almanac bench {rest[0]}", rest[1:])
 
 
 def _call(function: Callable[..., Any], program: str, arguments: list[str]) -> None:
