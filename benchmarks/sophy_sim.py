@@ -2,6 +2,7 @@
 f1tenth_gym does, and the whole environment (observations, walls, contacts) beside Gymnasium's CarRacing. All on one thread, in turn in one
 process, by its CPU time. And a soak: random driving of crowded races, in which everything must stay a number."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -214,7 +215,7 @@ def _soak(track: str, car: str, steps: float, seed: int) -> dict[str, Any]:
     made.reset(seed=seed)
     rng, asked = np.random.default_rng(seed), np.zeros((count, 2))
     each, bad, walls, touches, fastest = count * step.RATE // env.RATE, 0, 0, 0, 0.0
-    decisions = round(steps / each)
+    decisions = math.ceil(steps / each)
     started = time.process_time()
     with console.progress(f"driving {car}", decisions, "decisions") as advance:
         for _ in range(decisions):

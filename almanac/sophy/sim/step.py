@@ -1,6 +1,6 @@
 """Cars through time, 240 steps a second: the equations of `dynamics` for many cars at once, in blocks of lanes whose numbers lie side by
-side, so that LLVM makes vectors of the loop (docs/log.md). Wheels turn by an implicit step, because a
-tyre at speed answers faster than a step is long; positions follow the new speeds."""
+side, so that LLVM makes vectors of the loop (docs/log.md). Wheels turn by an implicit step, because a tyre at speed answers faster than a
+step is long; cars turn under their velocity without changing their speed, and places follow the mean of a step's velocities."""
 
 import math
 from typing import Any
