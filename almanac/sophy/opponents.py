@@ -1,0 +1,207 @@
+"""Drivers without learning, the built-in opponents: each follows the line of least curvature at the speeds of a car in balance that uses a
+part of its grip, by a regulator along that lap; it slows behind cars, passes them where there is room, and finds back to its line from
+wherever it is."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from almanac.nn.compiled import compiled
+from almanac.runtime.errors import UserError
+from almanac.sophy import balance, raceline, tracking
+from almanac.sophy.lap import Lap
+from almanac.sophy.raceline import Line
+from almanac.sophy.sim import road, step, world
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.track import Track
+from almanac.sophy.tracking import Guide
+
+HOLD = 6
+"""Frames (1/60 s) between two decisions."""
+_WHOLE = 0.92
+"""The part of the tyres' grip that skill 1 uses."""
+LEAST = 0.5
+"""Skill."""
+
+_ROOM = 0.6
+"""Between the sides of two cars, m, at least, where one passes."""
+_HEADWAY, _GAP = 0.15, 2.0
+"""s and m that a driver keeps behind a car in its path."""
+_EASE = 8.0
+"""m/s² of braking that it counts on to keep them."""
+_LOOK = 2.0
+"""s ahead in which cars matter."""
+_OFF_LINE = 0.97
+"""Of its speed, that a driver keeps away from its line."""
+_SLIDING, _ASTRAY = 0.35, 0.9
+"""rad between where a car points and moves, or the road goes, from which it is caught or turned, before anything else."""
+_SLOW, _WALKING = 6.0, 5.0
+"""m/s below which no slide matters, and at which it turns around."""
+
+
+class Drivers:
+    """Drivers of cars, one each.
+
+    Args:
+        track: the track.
+        car: all their cars.
+        skills: of each, `LEAST` to 1: the part of what the best of them uses of its grip.
+        hold: frames (1/60 s) between two decisions.
+
+    Raises:
+        UserError: a skill is none.
+    """
+
+    def __init__(self, track: Track, car: CarSpec, skills: Sequence[float], hold: int = HOLD):
+        for skill in skills:
+            if not LEAST <= skill <= 1:
+                raise UserError(f"skill is {skill}", f"give a number from {LEAST} to 1")
+        self.line = raceline.least_curvature(track, car)
+        guides = {skill: tracking.guide(track, car, plan(track, car, self.line, skill), hold) for skill in set(skills)}
+        order = list(guides)
+        self.which = np.array([order.index(skill) for skill in skills], np.int64)
+        self.rows = np.stack([guide.rows for guide in guides.values()])
+        self.step = guides[order[0]].step
+        self.road = road.road(track)
+        self.time = hold / world.FRAMES
+        self.car, self.drive = step.numbers(car)
+        self.size, self.steering = world.size(car), car.steering
+
+    def act(self, cars: world.Cars, numbers: Int[np.ndarray, " some"], each: int = 1) -> Float[np.ndarray, "some 2"]:
+        """Steering and pedal (−1 to 1), as the environment takes them.
+
+        Args:
+            cars: all cars.
+            numbers: which of them these drivers drive, as many as there are skills.
+            each: cars of a race.
+        """
+        wishes = np.empty((len(numbers), 2), np.float32)
+        _decide(
+            self.rows,
+            self.which,
+            self.step,
+            self.road,
+            self.car,
+            self.drive,
+            self.size,
+            cars,
+            numbers,
+            each,
+            self.time,
+            wishes,
+        )
+        wishes[:, 0] /= self.steering
+        return wishes.clip(-1, 1)
+
+
+def plan(track: Track, car: CarSpec, line: Line, skill: float) -> Lap:
+    """The lap that a driver of a skill means to drive along a line."""
+    return balance.lap(car, track, line, _diagram(car, _WHOLE * skill))
+
+
+@functools.lru_cache(maxsize=64)
+def _diagram(car: CarSpec, grip: float) -> balance.Diagram:
+    return balance.diagram(car, grip)
+
+
+@compiled
+def _decide(
+    rows: np.ndarray,
+    which: np.ndarray,
+    gap: float,
+    where: Any,
+    car: Any,
+    drive: Any,
+    body: Any,
+    them: Any,
+    numbers: np.ndarray,
+    each: int,
+    time: float,
+    wishes: np.ndarray,
+) -> None:
+    wish = np.zeros(2)
+    for at in range(numbers.shape[0]):
+        number, way = numbers[at], Guide(gap, rows[which[at]])
+        throttle, brake = tracking.pedals(car, drive, them, number, time)
+        if not _recover(car, them, number, wish):
+            aside, most = (0.0, 1e9) if each == 1 else _around(way, where, body, them, number, each)
+            tracking.ask(way, car, them, number, aside, most, wish)
+            wish[1] = max(wish[1], -brake)
+        wish[1] = min(wish[1], throttle)
+        wishes[at, 0], wishes[at, 1] = wish[0], wish[1]
+
+
+@compiled
+def _recover(car: Any, them: Any, number: int, wish: np.ndarray) -> bool:
+    """Catch a car that slides, and turn one that faces elsewhere; whether there was need."""
+    state = them.state
+    vx, vy, turn = float(state[step.VX, number]), float(state[step.VY, number]), float(state[step.TURN, number])
+    angle = them.angle[number]
+    speed = math.sqrt(vx * vx + vy * vy)
+    if speed > _SLOW and (vx < 0 or abs(vy) > _SLIDING * vx):
+        slide = math.atan2(vy, vx)
+        if vx > 0 and abs(slide) < 1.0:
+            wish[0], wish[1] = slide - 0.15 * turn, -0.05
+        else:
+            wish[0], wish[1] = 0.0, -0.5
+        return True
+    if abs(angle) < _ASTRAY:
+        return False
+    if vx < -0.5:
+        wish[0], wish[1] = 0.0, -0.5
+        return True
+    wish[0] = -math.copysign(1.0, angle)
+    wish[1] = min(0.1 * (_WALKING - vx), 0.25)
+    return True
+
+
+@compiled
+def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) -> tuple[float, float]:
+    """How far to the left of its line to drive, m, and how fast at most, m/s, for the cars around."""
+    first, points = number - number % each, where.points
+    line, speed, turn = tracking.known(way, them.travelled[number])
+    vx, own = float(them.state[step.VX, number]), them.offset[number]
+    most, wide, half = 1e9, body.width + _ROOM, 0.5 * body.width + 0.2
+    row = points[them.nearest[number]]
+    right, left = half - row[road.RIGHT], row[road.LEFT] - half
+    low, high, target = right, left, line
+    nearest = 1e9
+    for other in range(first, first + each):
+        if other == number:
+            continue
+        ahead = them.travelled[other] - them.travelled[number]
+        ahead -= where.length * math.floor(ahead / where.length + 0.5)
+        aside, theirs = them.offset[other] - own, float(them.state[step.VX, other])
+        if abs(ahead) < body.length + 1.0 and abs(aside) > 0.5 * body.width:  # beside: leave it room
+            if aside > 0:
+                high = min(high, them.offset[other] - wide)
+            else:
+                low = max(low, them.offset[other] + wide)
+        elif 0 < ahead < body.length + _GAP + _LOOK * max(vx - theirs + 3.0, 0.0) + _HEADWAY * vx:
+            there, _, _ = tracking.known(way, them.travelled[other])
+            path = own if ahead < 2 * body.length else there
+            if abs(them.offset[other] - path) < wide and ahead < nearest:
+                nearest = ahead
+                front = points[them.nearest[other]]
+                space_left = front[road.LEFT] - them.offset[other] - half
+                space_right = front[road.RIGHT] + them.offset[other] - half
+                # The side where it already is, unless only the other has room.
+                side = 1.0 if aside < 0 else -1.0
+                if (space_left if side > 0 else space_right) < wide and max(space_left, space_right) >= wide:
+                    side = -side
+                target = them.offset[other] + side * (wide + 0.1)
+            if abs(aside) < body.width + 0.3:
+                room = max(ahead - body.length - _GAP - _HEADWAY * vx, 0.0)
+                most = min(most, math.sqrt(max(theirs, 0.0) ** 2 + 2 * _EASE * room))
+                if ahead < body.length + 0.5 * _GAP:
+                    most = min(most, 0.9 * theirs)
+    target = min(max(target, low), high) if low <= high else 0.5 * (low + high)
+    target = min(max(target, right), left)
+    if abs(target - line) > 0.5:
+        bend = 1 - max(turn / speed * (target - line), 0.0)
+        most = min(most, _OFF_LINE * speed * math.sqrt(max(bend, 0.3)))
+    return target - line, most
