@@ -21,6 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --no-deps openai-whisper==20250625 # it asks for triton, which it uses on GPUs only
 	@command -v chromium >/dev/null || $(MAKE) --no-print-directory debian PACKAGES="chromium fonts-noto-color-emoji"
 	@command -v flite >/dev/null || $(MAKE) --no-print-directory debian PACKAGES=flite
+	@command -v npm >/dev/null || $(MAKE) --no-print-directory debian PACKAGES=npm
+	@npm install --silent --no-fund --no-audit --prefix .venv three@0.180.0 || echo "three.js could not be installed: races are not drawn"
 	@touch $@
 
 # Debian packages, when we may install them; else a line that says what is missing (browser tests skip without Chromium).

@@ -54,6 +54,13 @@ SYSTEMS = (
         "arXiv 2112.10752",
         ("generate", "train-vae", "train", "lora", "recogniser", "evaluate", "upscale", "convert", "inspect"),
     ),
+    System(
+        "sophy",
+        "Gran Turismo Sophy",
+        "a racing simulator at the limit of grip, the fastest lap that a car can drive, and races to watch",
+        "Nature 602, 223 (2022)",
+        ("track", "optimal-lap", "race", "replay", "evaluate", "validate"),
+    ),
 )
 
 

@@ -22,6 +22,8 @@ _SOFT = 1e-5
 """Width over which one pedal takes over from the other."""
 _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
+_POWERS = 9
+"""Degree of what stands for a gearbox."""
 _BEGUN = 0.7
 """The part of the grip with which the search begins."""
 
@@ -167,7 +169,7 @@ def _point(
         spins.append(rolling * (1 + slip * dynamics.peaks(tyre, loads[number])[2]) / radius)
     pressed = casadi.sqrt(pedal**2 + _SOFT)
     throttle, brake = 0.5 * (pedal + pressed), 0.5 * (pressed - pedal)
-    drive = car.drive()
+    drive = _without_gears(car.drive(), 0.5 * (spins[2] + spins[3]))
     left, right = dynamics.drive_torques(drive, throttle, spins[2], spins[3])
     front, rear = brake * drive.brake_front, brake * drive.brake_rear
     torques = (-front, -front, left - rear, right - rear)
@@ -176,6 +178,23 @@ def _point(
         tyre = car.tyre_front if number < 2 else car.tyre_rear
         wheels.append((torque - tyre.radius * along[number], spins[number], tyre.inertia))
     return rates, pace, wheels, (ax, ay)
+
+
+def _without_gears(drive: dynamics.Drive, spin: Any) -> dynamics.Drive:
+    """A drive whose power is a smooth function of how fast the wheels turn, rad/s: at a change of gear the search would stay."""
+    if drive.gears is None:
+        return drive
+    fastest = drive.gears.fastest / min(drive.gears.ratios)
+    known = np.linspace(drive.slowest, fastest, 2000)
+    powers = np.array([float(dynamics.full_power(drive.power, drive.gears, each)) for each in known])
+    within = powers > 0.5 * powers.max()  # beyond: at walking pace, and where the last gear ends
+    low, high = known[within][0], known[within][-1]
+    series = np.polynomial.Polynomial.fit(known[within], powers[within], _POWERS)
+    place = casadi.fmin(casadi.fmax(2 * (spin - low) / (high - low) - 1, -1), 1)
+    power = casadi.SX(0)
+    for factor in reversed(series.coef):
+        power = power * place + float(factor)
+    return drive._replace(gears=None, power=power)
 
 
 def _bounds(car: CarSpec, road: _Road) -> tuple[np.ndarray, np.ndarray]:

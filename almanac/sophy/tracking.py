@@ -174,6 +174,8 @@ def _linear(
 
 _NEAR, _SLOW = 1.0, 3.0
 """Misses across (m) and of speed (m/s) that count in steering; larger ones are mended no faster."""
+_GENTLY = 12.0
+"""m²/s: divided by the speed, the most that counts of a miss across, where the car is not to be on the line itself."""
 _FOLLOWS = 0.25
 """Pedal per m/s that a car is slower than it may be, where it may not be as fast as the lap."""
 
@@ -214,6 +216,7 @@ def ask(way: Guide, car: Any, them: Any, number: int, aside: float, most: float,
     speed = first[VX] * (1 - part) + second[VX] * part
     turn = first[VX + 2] * (1 - part) + second[VX + 2] * part
     slow = min(max(vx - speed, -_SLOW), _SLOW)
+    across = _NEAR if aside == 0 else min(_NEAR, _GENTLY / max(vx, 1.0))
     now, near = min(max(vx / speed, 0.0), 1.5), 1 + slow / speed
     steer, pedal = (
         first[_WISH] * (1 - part) + second[_WISH] * part,
@@ -226,7 +229,7 @@ def ask(way: Guide, car: Any, them: Any, number: int, aside: float, most: float,
         value = first[row] * (1 - part) + second[row] * part
         is_here = float(state[row + _FIRST, number]) if row >= VX else 0.0
         if row == N:
-            miss = min(max(them.offset[number] - value - aside, -_NEAR), _NEAR)
+            miss = min(max(them.offset[number] - value - aside, -across), across)
         elif row == ANGLE:
             miss = them.angle[number] - value
             miss -= 2 * math.pi * math.floor(miss / (2 * math.pi) + 0.5)

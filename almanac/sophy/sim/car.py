@@ -184,7 +184,7 @@ def load(name: str) -> CarSpec:
         UserError: there is none of that name, or its file is damaged or not whole.
     """
     path = Path(name)
-    shipped = CARS / f"{name}.toml"
+    shipped = CARS / f"{name.lower().replace(' ', '_')}.toml"
     if shipped.is_file() and not path.suffix:
         path = shipped
     if not path.is_file():

@@ -11,14 +11,17 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 
-from almanac.runtime import hub
+from almanac.runtime import checkpoint, hub
 from almanac.runtime.errors import UserError
 
+TRACKS = Path(__file__).parents[1] / "tracks"
+"""The tracks that ship: circuits of our own, invented."""
 STEP = 2.0
 """Between points of a track, m, about."""
 _SURVEYED, _WALKED = 40.0, 70.0
@@ -79,7 +82,7 @@ class Track:
 
 
 def find(name: str | Path) -> Track:
-    """A track by its file, or by the name of one that is at hand, such as `Norisring`.
+    """A track by its file, or by its name: of one that ships (`solstice`) or is at hand, such as `Norisring`.
 
     Raises:
         UserError: there is none.
@@ -87,13 +90,22 @@ def find(name: str | Path) -> Track:
     path = Path(name)
     if path.suffix:
         return load(path)
-    known = {}
-    if hub.has_data("racing"):
-        for folder in ("fastest_lap", "tumftm_racetrack_database"):
-            known |= {each.stem.lower(): each for each in sorted((hub.data("racing") / folder / "tracks").glob("*"))}
+    known = {each.lower(): file for each, file in _at_hand().items()}
     if path.name.lower() not in known:
-        raise UserError(f"there is no track '{name}'", f"give a file, or one of {', '.join(sorted(known)) or 'none'}")
+        raise UserError(f"there is no track '{name}'", f"give a file, or one of {', '.join(names())}")
     return load(known[path.name.lower()])
+
+
+def names() -> list[str]:
+    """Of tracks that ship or are at hand."""
+    return sorted(_at_hand())
+
+
+def _at_hand() -> dict[str, Path]:
+    folders = [TRACKS]
+    if hub.has_data("racing"):
+        folders += [hub.data("racing") / each / "tracks" for each in ("fastest_lap", "tumftm_racetrack_database")]
+    return {each.stem: each for folder in folders for each in sorted(folder.glob("*"))}
 
 
 def load(path: Path, width: float = 12.0, name: str | None = None) -> Track:
@@ -128,6 +140,33 @@ def load(path: Path, width: float = 12.0, name: str | None = None) -> Track:
     track = track if name is None else Track(**{**vars(track), "name": name})
     _check(track, path)
     return track
+
+
+def write(track: Track, path: Path) -> None:
+    """Write a track in TUMFTM's layout (.csv): x, y, widths to the right and left, and height, m. Banking is not in it.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    rows = zip(track.x, track.y, track.right, track.left, track.z, strict=True)
+    lines = "\n".join(",".join(f"{each:.4f}" for each in row) for row in rows)
+    text = f"# x_m,y_m,w_tr_right_m,w_tr_left_m,z_m\n{lines}\n"
+    checkpoint.write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def facts(track: Track) -> dict[str, Any]:
+    """What one would say of a track."""
+    width = track.left + track.right
+    return {
+        "name": track.name,
+        "source": track.source,
+        "length_m": round(track.length, 1),
+        "direction": "left" if track.curvature.sum() > 0 else "right",
+        "width_m": [round(float(width.min()), 1), round(float(width.max()), 1)],
+        "sharpest_bend_m": round(float(1 / np.abs(track.curvature).max()), 1),
+        "height_m": round(float(np.ptp(track.z)), 1),
+        "steepest_percent": round(100 * float(np.tan(np.abs(track.slope).max())), 1),
+    }
 
 
 def _from_xml(path: Path, width: float) -> Track:
@@ -182,7 +221,7 @@ def _from_xml(path: Path, width: float) -> Track:
 
 
 def _from_csv(path: Path, width: float) -> Track:
-    """TUMFTM's layout: x, y, width to the right, width to the left; or x and y alone."""
+    """TUMFTM's layout: x, y, width to the right, width to the left, and height where `write` wrote it; or x and y alone."""
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.reader(file):
@@ -198,10 +237,11 @@ def _from_csv(path: Path, width: float) -> Track:
                     raise
                 # what stands above the numbers says what they are
     points = np.array(rows)
-    if points.ndim != 2 or points.shape[1] not in (2, 4):
+    if points.ndim != 2 or points.shape[1] not in (2, 4, 5):
         raise UserError(f"{path} has no points", "give lines of x, y, width to the right, width to the left, in metres")
-    right, left = points[:, 2:].T if points.shape[1] == 4 else np.full((2, len(points)), width / 2)
-    return _smoothed(path, points[:, 0], points[:, 1], np.zeros(len(points)), left, right, _SURVEYED)
+    right, left = points[:, 2:4].T if points.shape[1] > 2 else np.full((2, len(points)), width / 2)
+    z = points[:, 4] if points.shape[1] == 5 else np.zeros(len(points))
+    return _smoothed(path, points[:, 0], points[:, 1], z, left, right, _SURVEYED)
 
 
 def _from_gpx(path: Path, width: float) -> Track:

@@ -1,0 +1,81 @@
+"""Pictures of tracks and laps, as a person wants to see them: the asphalt from above, coloured by speed, and traces along the lap."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from almanac.sophy.lap import Lap
+from almanac.sophy.sim import road
+from almanac.sophy.sim.track import Track
+
+_ASPHALT, _INK = "#d9d5cc", "#b5402c"
+
+
+def course(track: Track, path: Path, lap: Lap | None = None) -> Path:
+    """Draw a track from above, and a lap on it, coloured by its speed.
+
+    Args:
+        track: the track.
+        path: a .png.
+        lap: what is driven; None: the centre line.
+    """
+    wide, high = max(np.ptp(track.x), 1), max(np.ptp(track.y), 1)
+    figure = Figure(figsize=(8, min(max(8 * high / wide + 0.6, 3), 12)), layout="constrained")
+    axes = figure.add_subplot()
+    left, right = (np.concatenate((edge, edge[:1])) for edge in track.edges())
+    axes.fill(*np.concatenate((left, right[::-1])).T, color=_ASPHALT, lw=0)
+    axes.plot(*left.T, color="#8a867d", lw=0.6)
+    axes.plot(*right.T, color="#8a867d", lw=0.6)
+    if lap is None:
+        axes.plot(np.append(track.x, track.x[0]), np.append(track.y, track.y[0]), color=_INK, lw=0.8)
+    else:
+        x, y, _ = road.places(track, lap.s, lap.offset)
+        drawn = LineCollection(list(_pieces(x, y)), array=3.6 * lap.vx, cmap="plasma", lw=1.8)
+        axes.add_collection(drawn)
+        figure.colorbar(drawn, ax=axes, shrink=0.6, label="km/h")
+    across = np.array([track.edges()[0][0], track.edges()[1][0]])
+    axes.plot(*across.T, color="black", lw=2)
+    axes.annotate("start", across[0], textcoords="offset points", xytext=(6, 6), fontsize=9)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.set_title(f"{track.name}, {track.length:,.0f} m" + (f", {lap.lap_time:.2f} s" if lap else ""))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def gaps(names: Sequence[str], travelled: Float[np.ndarray, "frames cars"], rate: int, path: Path) -> Path:
+    """Draw a race as its gaps: by how many seconds each car passes a place after the first one there.
+
+    Args:
+        names: of the cars.
+        travelled: m along the track, since the line.
+        rate: frames a second.
+        path: a .png.
+    """
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(0.0, travelled.max(), 20.0)
+    forward = np.maximum.accumulate(travelled, 0) + 1e-9 * np.arange(len(travelled))[:, None]
+    times = np.stack([np.interp(places, each, np.arange(len(each)) / rate, np.nan, np.nan) for each in forward.T], 1)
+    late = times - np.nanmin(times, 1, keepdims=True)
+    for name, line in zip(names, late.T, strict=True):
+        axes.plot(places / 1000, line, lw=1.6, label=name)
+    axes.invert_yaxis()
+    axes.set_xlabel("km")
+    axes.set_ylabel("s behind the first")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _pieces(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) -> Float[np.ndarray, "points 2 2"]:
+    """A closed line's pieces."""
+    points = np.stack((x, y), 1)
+    return np.stack((points, np.roll(points, -1, 0)), 1)

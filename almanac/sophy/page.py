@@ -1,0 +1,161 @@
+"""The page of Sophy in Studio: race the built-in drivers and watch it in three dimensions, or find the fastest lap that a car can drive. It
+lays out controls and results; racing, searching and drawing are `race`'s, `optimal`'s and `view`'s."""
+
+import html
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from almanac.runtime.services import ONE_AT_A_TIME, Services, tells_errors
+from almanac.sophy import opponents, optimal, race, steward, view
+from almanac.sophy.lap import Lap
+from almanac.sophy.names import named
+from almanac.sophy.race import Start
+from almanac.sophy.sim import car as cars
+from almanac.sophy.sim import track as tracks
+from almanac.sophy.sim.track import Track
+
+_CARS = {"GT3": "gt3", "Formula 1, 2014": "f1_2014"}
+_LAPS = 5
+"""At most, so that other visitors wait less."""
+_SPREAD = 0.1
+"""Of the drivers' skills."""
+_ROLLING = 30.0
+"""m/s of a rolling start."""
+_COMPUTES: Any = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": ONE_AT_A_TIME}
+_PROGRESS = gr.Progress()
+"""Gradio finds it as an argument's default."""
+
+
+def build(services: Services) -> gr.Blocks:
+    """The page.
+
+    Args:
+        services: not used: races are computed by the processor.
+    """
+    with gr.Blocks(title="Sophy · Almanac") as page, gr.Tabs():
+        with gr.Tab("Race"):
+            _race_tab()
+        with gr.Tab("The limit"):
+            _limit_tab()
+    return page
+
+
+def _race_tab() -> None:
+    with gr.Row(elem_classes="workbench"):
+        with gr.Column(elem_classes="controls", scale=0, min_width=320):
+            course, own = _course()
+            car = gr.Radio(list(_CARS.items()), value="gt3", label="Car")
+            count = gr.Slider(1, race.MOST, 8, step=1, label="Cars", buttons=[])
+            laps = gr.Slider(1, _LAPS, 1, step=1, label="Laps", buttons=[])
+            with gr.Accordion("More settings", open=False):
+                skill = gr.Slider(
+                    opponents.LEAST + _SPREAD, 1, 1, step=0.01, label="Skill", info="Of the best driver", buttons=[]
+                )
+                start = gr.Radio([("Standing", 0.0), ("Rolling", _ROLLING)], value=0.0, label="Start")
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, info="Draws the grid")
+            button = gr.Button("Race", variant="primary", size="lg")
+        with gr.Column(elem_classes="results", min_width=320):
+            results = _results("Choose a track and a car, then press <b>Race</b>.")
+
+    @tells_errors
+    def run(
+        course: str,
+        own: str | None,
+        car: str,
+        count: int | float,
+        laps: int | float,
+        skill: int | float,
+        start: int | float,
+        seed: Any,
+        progress=_PROGRESS,
+    ) -> str:
+        spec, where = cars.load(car), _track(course, own)
+        progress(0.0, "planning the drivers' laps")
+        skills = np.linspace(float(skill), float(skill) - _SPREAD, int(count)).round(3).tolist()
+        drivers = opponents.Drivers(where, spec, skills)
+        progress(0.2, "racing")
+        recording = race.run(where, spec, named(drivers, skills), int(laps), Start(speed=float(start)), int(seed or 0))
+        progress(0.8, "judging")
+        judged = steward.judge(recording, where, spec)
+        seen = view.of_race(recording, where, spec)
+        title = f"{where.name}, {int(laps)} lap{'s' if laps > 1 else ''}"
+        known = _searched.get((where.name, car))
+        return _framed(view.page(seen, where, spec, title, known)) + _table(judged)
+
+    button.click(run, [course, own, car, count, laps, skill, start, seed], results, **_COMPUTES)
+
+
+def _limit_tab() -> None:
+    with gr.Row(elem_classes="workbench"):
+        with gr.Column(elem_classes="controls", scale=0, min_width=320):
+            course, own = _course()
+            car = gr.Radio(list(_CARS.items()), value="gt3", label="Car")
+            button = gr.Button("Find the fastest lap", variant="primary", size="lg")
+        with gr.Column(elem_classes="results", min_width=320):
+            results = _results(
+                "The fastest lap that the car's equations allow, by optimal control. It takes a minute or two."
+            )
+
+    @tells_errors
+    def run(course: str, own: str | None, car: str, progress=_PROGRESS) -> str:
+        spec, where = cars.load(car), _track(course, own)
+        progress(0.0, "searching")
+        found = optimal.optimal_lap(spec, where)
+        _searched[where.name, car] = found.lap
+        said = f"<p><b>{found.lap.lap_time:.2f} s</b> is the fastest lap, found in {found.iterations} iterations.</p>"
+        seen = view.of_lap(found.lap, where)
+        return said + _framed(view.page(seen, where, spec, f"{where.name}, {found.lap.lap_time:.2f} s", found.lap))
+
+    button.click(run, [course, own, car], results, **_COMPUTES)
+
+
+_searched: dict[tuple[str, str], Lap] = {}
+"""Laps that were found here, by track and car."""
+
+
+def _course() -> tuple[gr.Dropdown, gr.File]:
+    """A track that is at hand, or one's own."""
+    course = gr.Dropdown(tracks.names(), value="solstice", label="Track")
+    with gr.Column(elem_classes="field"):
+        gr.HTML('<p class="heading">Or your own track</p>', apply_default_css=False)
+        kinds: list[str] = [".gpx", ".geojson", ".json", ".csv", ".xml"]
+        own = gr.File(
+            label="Your own track", show_label=False, type="filepath", file_types=kinds, elem_classes="drop line"
+        )
+    return course, own
+
+
+def _track(course: str, own: str | None) -> Track:
+    return _known(course) if own is None else tracks.load(Path(own))
+
+
+@lru_cache(8)
+def _known(name: str) -> Track:
+    return tracks.find(name)
+
+
+def _framed(page: str) -> str:
+    """A page in the page."""
+    return (
+        f'<iframe class="race" title="The race in three dimensions" srcdoc="{html.escape(page, quote=True)}"></iframe>'
+    )
+
+
+def _table(judged: steward.Result) -> str:
+    head = "<tr><th>Place</th><th>Driver</th><th>Time</th><th>Best lap</th><th>Penalty</th></tr>"
+    rows = []
+    for each in judged.places:
+        time = "–" if each.time != each.time else f"{each.time:.3f} s"
+        best = f"{min(each.lap_times):.3f} s" if each.lap_times else "–"
+        penalty = f"{each.penalty:.1f} s" if each.penalty else ""
+        cells = (str(each.place), html.escape(each.name), time, best, penalty)
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<table class="places"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _results(hint: str) -> gr.HTML:
+    return gr.HTML(f'<div class="empty"><p>{hint}</p></div>', apply_default_css=False)
