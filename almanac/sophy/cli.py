@@ -147,6 +147,10 @@ def race(
 
     if not 1 <= count <= races.MOST:
         raise UserError(f"{count} cars", f"give 1 to {races.MOST}")
+    if not opponents.LEAST <= skill - max(spread, 0) <= skill <= 1:
+        raise UserError(f"skills go from {skill - spread:g} to {skill:g}", f"give numbers from {opponents.LEAST} to 1")
+    if laps < 1:
+        raise UserError(f"{laps} laps", "give 1 or more")
     spec, course = cars.load(car), tracks.find(track)
     skills = np.linspace(skill, skill - spread, count).round(3).tolist()
     console.log(f"planning laps of {course.name}")

@@ -56,7 +56,7 @@ def test_tracks_that_ship_are_found_by_name(typed):
         (("race", "-n", "21"), "21 cars"),
         (("race", "--skill", "3"), "skill"),
         (("race", "--car", "nobody"), "no car 'nobody'"),
-        (("replay", "{open}"), "can't be read"),
+        (("replay", "{open}"), "optimal lap"),
         (("validate", "--lap", "{open}"), "lap"),
     ],
 )
