@@ -22,7 +22,7 @@ class Asked:
     car: str
     track: str
     published: float | None = None
-    """s of fastest-lap's optimum for the same car and track, where there is one."""
+    """s of fastest-lap's optimum, where there is one: of the same car, but with wheels that have no inertia."""
 
 
 ASKED = (

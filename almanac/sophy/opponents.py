@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from almanac.nn.compiled import compiled
 from almanac.runtime.errors import UserError
 from almanac.sophy import balance, raceline, tracking
+from almanac.sophy.env import RATE
 from almanac.sophy.lap import Lap
 from almanac.sophy.raceline import Line
 from almanac.sophy.sim import road, step, world
@@ -20,7 +21,7 @@ from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
 from almanac.sophy.tracking import Guide
 
-HOLD = 6
+HOLD = world.FRAMES // RATE
 """Frames (1/60 s) between two decisions."""
 _WHOLE = 0.88
 """The part of the tyres' grip that skill 1 uses: with 0.89, the F1 car was lost in one lap of six on Catalunya."""

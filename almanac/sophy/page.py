@@ -83,7 +83,7 @@ def _race_tab() -> None:
         judged = steward.judge(recording, where, spec)
         seen = view.of_race(recording, where, spec)
         title = f"{where.name}, {int(laps)} lap{'s' if laps > 1 else ''}"
-        known = _searched.get((where.name, car))
+        known = _searched.get((race.digest(where), car))
         return _framed(view.page(seen, where, spec, title, known)) + _table(judged)
 
     button.click(run, [course, own, car, count, laps, skill, start, seed], results, **_COMPUTES)
@@ -105,7 +105,7 @@ def _limit_tab() -> None:
         spec, where = cars.load(car), _track(course, own)
         progress(0.0, "searching")
         found = optimal.optimal_lap(spec, where)
-        _searched[where.name, car] = found.lap
+        _searched[race.digest(where), car] = found.lap
         said = f"<p><b>{found.lap.lap_time:.2f} s</b> is the fastest lap, found in {found.iterations} iterations.</p>"
         seen = view.of_lap(found.lap, where)
         return said + _framed(view.page(seen, where, spec, f"{where.name}, {found.lap.lap_time:.2f} s", found.lap))
@@ -114,7 +114,7 @@ def _limit_tab() -> None:
 
 
 _searched: dict[tuple[str, str], Lap] = {}
-"""Laps that were found here, by track and car."""
+"""Laps that were found here, by the digest of the track and the car."""
 
 
 def _course() -> tuple[gr.Dropdown, gr.File]:

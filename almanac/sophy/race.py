@@ -16,12 +16,11 @@ from jaxtyping import Float, Int
 
 from almanac.runtime import checkpoint
 from almanac.runtime.errors import UserError
+from almanac.sophy.env import RATE
 from almanac.sophy.sim import road, step, world
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
 
-RATE = 10
-"""Decisions a second."""
 MOST = 20
 """Cars of a race."""
 _FORMAT = 1

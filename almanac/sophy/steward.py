@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from almanac.sophy import race, steady
-from almanac.sophy.race import RATE, Recording
+from almanac.sophy.env import RATE
+from almanac.sophy.race import Recording
 from almanac.sophy.sim import world
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
