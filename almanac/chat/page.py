@@ -169,7 +169,9 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         return state, kept, _list(kept, state), _downloads(state)
 
     def ended(state: Conversation, kept: list[Conversation]) -> tuple:
-        return *remember(state, kept), gr.update(submit_btn=True, stop_btn=False)
+        """What is kept of an answer. Not the conversation: who stops an answer is read before its last words have come."""
+        _, *notes = remember(state, kept)
+        return *notes, gr.update(submit_btn=True, stop_btn=False)
 
     def begin(kept: list[Conversation]) -> tuple:
         state = talk.new()
@@ -209,10 +211,12 @@ def _lay_out(page: gr.Blocks, name: str, services: Services) -> None:
         said.retry(retry, [shown, *settings], spoken, concurrency_limit=None, **_QUIET),
         said.edit(edit, [shown, *settings], spoken, concurrency_limit=None, **_QUIET),
     ]
-    memory = [shown, kept, earlier, exports]
+    notes = [kept, earlier, exports]
+    memory = [shown, *notes]
     for event in running:
-        event.then(ended, [shown, kept], [*memory, text], **_QUIET)
-    text.stop(ended, [shown, kept], [*memory, text], cancels=cast(Any, running), **_QUIET)
+        event.then(ended, [shown, kept], [*notes, text], **_QUIET)
+    halt = text.stop(None, cancels=cast(Any, running), **_QUIET)
+    halt.then(ended, [shown, kept], [*notes, text], **_QUIET)
     said.undo(undo, [shown, kept], [*memory, *view, text], **_QUIET)
     turning.turn(turn, [shown, kept], [*memory, *view], **_QUIET)
     said.like(vote, [shown, kept, visitor], [*memory, voted, ballot, tags], **_QUIET)

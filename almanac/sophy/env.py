@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, Int
 
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled_exactly
 from almanac.runtime.errors import UserError
 from almanac.sophy import steady
 from almanac.sophy.sim import car as car_files
@@ -274,13 +274,13 @@ def observed(sight: Sight, each: int) -> int:
     return _PLAIN + 3 * len(sight.lines) * sight.points + others
 
 
-@compiled
+@compiled_exactly
 def _look_under(where: Road, car: Any, them: world.Cars) -> None:
     for number in range(them.nearest.shape[0]):
         world.under(where.points, where.step, car, them, number)
 
 
-@compiled
+@compiled_exactly
 def _decide(where: Road, car: Any, drive: Any, body: Any, them: world.Cars, each: int, terms: np.ndarray) -> None:
     """Six frames, and the terms of the reward for them, not yet weighted."""
     count = them.nearest.shape[0]
@@ -322,13 +322,13 @@ def _decide(where: Road, car: Any, drive: Any, body: Any, them: world.Cars, each
         terms[4, number], terms[5, number], terms[6, number], terms[7, number] = passing, -touched, -rear, -fault
 
 
-@compiled
+@compiled_exactly
 def _around(gap: float, length: float) -> float:
     """A distance along a closed track, the shorter way."""
     return gap - length * math.floor(gap / length + 0.5)
 
 
-@compiled
+@compiled_exactly
 def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: np.ndarray) -> None:
     points, gap = where.points, where.step
     state = them.state
@@ -357,7 +357,7 @@ def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: 
             _others(where.length, them, number, how, out, _PLAIN + 3 * lines.shape[0] * how.points)
 
 
-@compiled
+@compiled_exactly
 def _course(
     points: np.ndarray,
     gap: float,
@@ -396,7 +396,7 @@ def _course(
             place += 3
 
 
-@compiled
+@compiled_exactly
 def _others(length: float, them: world.Cars, number: int, how: _How, out: np.ndarray, place: int) -> None:
     """The cars around: those in front, then those behind, nearest first; whether it touches any, and how sheltered it is."""
     state, each = them.state, how.each
@@ -435,7 +435,7 @@ def _others(length: float, them: world.Cars, number: int, how: _How, out: np.nda
             place += _OTHER
 
 
-@compiled
+@compiled_exactly
 def _moving(state: np.ndarray, number: int) -> tuple[float, float, float, float]:
     """Velocity and acceleration of a car, east and north."""
     cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])

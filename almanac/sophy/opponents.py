@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled_exactly
 from almanac.runtime.errors import UserError
 from almanac.sophy import balance, raceline, tracking
 from almanac.sophy.env import RATE
@@ -113,7 +113,7 @@ def _diagram(car: CarSpec, grip: float) -> balance.Diagram:
     return balance.diagram(car, grip)
 
 
-@compiled
+@compiled_exactly
 def _decide(
     rows: np.ndarray,
     which: np.ndarray,
@@ -140,7 +140,7 @@ def _decide(
         wishes[at, 0], wishes[at, 1] = wish[0], wish[1]
 
 
-@compiled
+@compiled_exactly
 def _recover(car: Any, them: Any, number: int, wish: np.ndarray) -> bool:
     """Catch a car that slides, and turn one that faces elsewhere; whether there was need."""
     state = them.state
@@ -164,7 +164,7 @@ def _recover(car: Any, them: Any, number: int, wish: np.ndarray) -> bool:
     return True
 
 
-@compiled
+@compiled_exactly
 def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) -> tuple[float, float]:
     """How far to the left of its line to drive, m, and how fast at most, m/s, for the cars around."""
     first, points = number - number % each, where.points

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled_exactly
 from almanac.sophy import balance
 from almanac.sophy.lap import Lap
 from almanac.sophy.sim import dynamics, road, step, world
@@ -180,7 +180,7 @@ _FOLLOWS = 0.25
 """Pedal per m/s that a car is slower than it may be, where it may not be as fast as the lap."""
 
 
-@compiled
+@compiled_exactly
 def known(way: Guide, travelled: float) -> tuple[float, float, float]:
     """A lap at a place: offset (m), speed (m/s) and yaw rate (rad/s)."""
     place, count = travelled / way.step, way.rows.shape[0]
@@ -194,7 +194,7 @@ def known(way: Guide, travelled: float) -> tuple[float, float, float]:
     )
 
 
-@compiled
+@compiled_exactly
 def ask(way: Guide, car: Any, them: Any, number: int, aside: float, most: float, wish: np.ndarray) -> None:
     """What to wish. At other speeds than the lap's, what the lap knows is scaled to the speed of the moment.
 
@@ -261,7 +261,7 @@ _LOCKED = 1.2
 """Slip ratio as a part of that near the peak, from which a pedal is eased."""
 
 
-@compiled
+@compiled_exactly
 def pedals(car: Any, drive: Any, them: Any, number: int, time: float) -> tuple[float, float]:
     """The most throttle and brake that the tyres can take beside what they do across.
 
@@ -296,7 +296,7 @@ def pedals(car: Any, drive: Any, them: Any, number: int, time: float) -> tuple[f
     return throttle, brake * min(max(1 + _LOCKED + locking, 0.3), 1.0)
 
 
-@compiled
+@compiled_exactly
 def _left(car: Any, them: Any, number: int, loads: Any) -> tuple[float, float, float, float]:
     """What each axle's tyres have left along, N, and the least and the most slip ratio of all, as a part of that near the peak."""
     seen, front, rear, least, most = them.seen, 0.0, 0.0, 0.0, 0.0

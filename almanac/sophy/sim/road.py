@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled_exactly
 from almanac.sophy.sim.track import Track
 
 # Columns of a road's points.
@@ -122,7 +122,7 @@ def _spread(true: np.ndarray, reach: int) -> np.ndarray:
     return np.any([np.roll(true, step) for step in range(reach + 1)], axis=0)
 
 
-@compiled
+@compiled_exactly
 def locate(points: Any, step: float, index: int, x: float, y: float) -> tuple[int, float, float]:
     """Where a car is on a road.
 
@@ -152,7 +152,7 @@ def locate(points: Any, step: float, index: int, x: float, y: float) -> tuple[in
     return index, along, offset
 
 
-@compiled
+@compiled_exactly
 def between(points: Any, step: float, index: int, along: float, column: int) -> float:
     """A column's value a little beyond a point, or before it."""
     count = points.shape[0]
@@ -161,7 +161,7 @@ def between(points: Any, step: float, index: int, along: float, column: int) -> 
     return points[index, column] * (1 - part) + points[other, column] * part
 
 
-@compiled
+@compiled_exactly
 def ground(points: Any, index: int, offset: float) -> tuple[float, float, bool]:
     """What is under a wheel that is so far to the left of the centre line: its grip, what it holds back, and whether it is beyond the
     track (asphalt and kerb)."""

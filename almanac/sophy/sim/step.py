@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import float32
 
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled_exactly
 from almanac.nn.scalars import larger
 from almanac.sophy.sim import dynamics, ops
 from almanac.sophy.sim.car import CarSpec
@@ -94,7 +94,7 @@ def bounded(x: Any, least: Any, most: Any) -> Any:
     return -larger(-larger(x, least), -most)
 
 
-@compiled
+@compiled_exactly
 def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: np.ndarray, steps: int) -> None:
     """Move all cars by some steps.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import float32
 
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled_exactly
 from almanac.sophy.sim import dynamics, road, step
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.road import Road
@@ -169,7 +169,7 @@ def size(spec: CarSpec) -> Size:
     return Size(spec.length, spec.width, spec.mass, spec.yaw_inertia)
 
 
-@compiled
+@compiled_exactly
 def follow(points: Any, gap: float, length: float, them: Cars, number: int) -> None:
     """Find where a car is on the road now."""
     state = them.state
@@ -187,7 +187,7 @@ def follow(points: Any, gap: float, length: float, them: Cars, number: int) -> N
     them.travelled[number] += moved
 
 
-@compiled
+@compiled_exactly
 def frame(where: Road, car: Any, drive: Any, body: Size, them: Cars, each: int) -> None:
     """A sixtieth of a second.
 
@@ -223,7 +223,7 @@ def frame(where: Road, car: Any, drive: Any, body: Size, them: Cars, each: int) 
         pass_gates(where.length, them, number, before)
 
 
-@compiled
+@compiled_exactly
 def under(points: Any, gap: float, car: Any, them: Cars, number: int) -> None:
     """What a road is under a car's wheels, and how it slopes."""
     given, index, along, angle = them.given, them.nearest[number], them.along[number], them.angle[number]
@@ -247,7 +247,7 @@ def under(points: Any, gap: float, car: Any, them: Cars, number: int) -> None:
     given[step.PULL_X, number], given[step.PULL_Y, number] = east, north
 
 
-@compiled
+@compiled_exactly
 def _stir(body: Size, them: Cars, first: int, each: int) -> None:
     """Air that a race's cars have stirred: shelter behind each, and a small push by who is close behind."""
     state, given = them.state, them.given
@@ -273,7 +273,7 @@ def _stir(body: Size, them: Cars, first: int, each: int) -> None:
         given[step.PRESSED, number] = 1 - _DIRTY * shelter
 
 
-@compiled
+@compiled_exactly
 def pass_gates(length: float, them: Cars, number: int, before: float) -> None:
     """Note gates that a car passed in the last frame, in order."""
     between = length / GATES
@@ -288,7 +288,7 @@ def pass_gates(length: float, them: Cars, number: int, before: float) -> None:
         them.gates[number] += 1
 
 
-@compiled
+@compiled_exactly
 def _push(state: Any, number: int, body: Size, x: float, y: float, push_x: float, push_y: float) -> None:
     """An impulse on a car, N s east and north, at a place from its centre, m."""
     cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
@@ -297,7 +297,7 @@ def _push(state: Any, number: int, body: Size, x: float, y: float, push_x: float
     state[step.TURN, number] += (x * push_y - y * push_x) / body.yaw_inertia
 
 
-@compiled
+@compiled_exactly
 def _velocity(state: Any, number: int, x: float, y: float) -> tuple[float, float]:
     """East and north, m/s, of a place on a car that is so far from its centre."""
     cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
@@ -305,7 +305,7 @@ def _velocity(state: Any, number: int, x: float, y: float) -> tuple[float, float
     return vx * cosine - vy * sine - turn * y, vx * sine + vy * cosine + turn * x
 
 
-@compiled
+@compiled_exactly
 def _corner(state: Any, number: int, body: Size, corner: int) -> tuple[float, float]:
     """A corner from a car's centre, m east and north: front left, rear left, rear right, front right."""
     cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
@@ -314,7 +314,7 @@ def _corner(state: Any, number: int, body: Size, corner: int) -> tuple[float, fl
     return ahead * cosine - left * sine, ahead * sine + left * cosine
 
 
-@compiled
+@compiled_exactly
 def _bounce(points: Any, body: Size, them: Cars, number: int) -> None:
     """Keep a car's corners before the walls."""
     state, row = them.state, points[them.nearest[number]]
@@ -351,7 +351,7 @@ def _bounce(points: Any, body: Size, them: Cars, number: int) -> None:
         _push(state, number, body, x, y, -held * normal_y, held * normal_x)
 
 
-@compiled
+@compiled_exactly
 def touch(body: Size, them: Cars, first: int, each: int) -> bool:
     """Part cars of a race that overlap; whether any did."""
     state, any_touched = them.state, False
@@ -367,7 +367,7 @@ def touch(body: Size, them: Cars, first: int, each: int) -> bool:
     return any_touched
 
 
-@compiled
+@compiled_exactly
 def _overlap(state: Any, body: Size, one: int, other: int, dx: float, dy: float) -> tuple[float, float, float]:
     """How deep two cars' boxes overlap, m, at most 0 if they do not, and the direction from one to the other in which it is least (the
     separating axis theorem)."""
@@ -390,7 +390,7 @@ def _overlap(state: Any, body: Size, one: int, other: int, dx: float, dy: float)
     return least, normal_x, normal_y
 
 
-@compiled
+@compiled_exactly
 def _part(
     body: Size, them: Cars, first: int, one: int, other: int, deep: float, normal_x: float, normal_y: float
 ) -> None:
@@ -443,7 +443,7 @@ def _part(
     _push(state, other, body, other_x, other_y, -held * normal_y, held * normal_x)
 
 
-@compiled
+@compiled_exactly
 def _inside(state: Any, body: Size, number: int, x: float, y: float, margin: float) -> bool:
     """Whether a place is in a car, or nearly."""
     dx, dy = x - state[step.X, number], y - state[step.Y, number]
@@ -452,7 +452,7 @@ def _inside(state: Any, body: Size, number: int, x: float, y: float, margin: flo
     return abs(ahead) < 0.5 * body.length + margin and abs(left) < 0.5 * body.width + margin
 
 
-@compiled
+@compiled_exactly
 def _blame(them: Cars, first: int, one: int, other: int, speed: float) -> None:
     """Note a contact: for both, and whose front met whose rear."""
     state = them.state
