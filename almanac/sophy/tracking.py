@@ -58,9 +58,9 @@ def guide(track: Track, car: CarSpec, lap: Lap, hold: int) -> Guide:
         lap: the lap, a flying one.
         hold: frames (1/60 s) between two decisions.
     """
-    states, wishes, s, weights = _timed(track, car, lap)
+    states, wishes, s = timed(track, car, lap)
     count = len(s)
-    matrices = _linear(track, car, states, wishes, s, weights, hold)
+    matrices = linear(track, car, states, wishes, s, hold)
     cost, effort = np.diag(_COST), np.diag(_EFFORT)
     future, push = np.repeat(100 * cost[None], hold, 0), np.zeros((hold, STATES))
     gains, ahead = np.zeros((count, WISHES, STATES)), np.zeros((count, WISHES))
@@ -83,8 +83,8 @@ def guide(track: Track, car: CarSpec, lap: Lap, hold: int) -> Guide:
     return Guide(track.length / points, np.ascontiguousarray(found))
 
 
-def _timed(track: Track, car: CarSpec, lap: Lap) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A lap at even times, a frame each: states, wishes, places along the track (m), and the three forces of the road's slope."""
+def timed(track: Track, car: CarSpec, lap: Lap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A lap at even times, a frame each: states, wishes, and places along the track (m)."""
     numbers = car.equations()
     steered = np.sin(lap.steering), np.cos(lap.steering)
     loads = tuple(lap.load * car.mass * dynamics.GRAVITY)
@@ -99,19 +99,28 @@ def _timed(track: Track, car: CarSpec, lap: Lap) -> tuple[np.ndarray, np.ndarray
     even = lap.lap_time / count * np.arange(count)
     states = np.stack([np.interp(even, lap.time, each, period=lap.lap_time) for each in rows])
     s = np.interp(even, np.append(lap.time, lap.lap_time), np.append(lap.s, track.length + lap.s[0]))
-    wishes = np.stack((states[VX + 7], states[VX + 8] - states[VX + 9]))
+    return states, np.stack((states[VX + 7], states[VX + 8] - states[VX + 9])), s
+
+
+def linear(
+    track: Track, car: CarSpec, states: np.ndarray, wishes: np.ndarray, s: np.ndarray, hold: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How a miss grows until the next decision: by itself, by a change of wishes, and where there is neither.
+
+    Args:
+        track: the track.
+        car: the car.
+        states: of a lap, a column a frame.
+        wishes: likewise.
+        s: where it is then along the track, m.
+        hold: frames between two decisions.
+    """
+    count = len(s)
     slope, bank, dip = (
         np.interp(s, track.s, each, period=track.length) for each in (track.slope, track.bank, track.dip)
     )
     pulls = dynamics.slope_gravity(slope, bank, np.sin(states[ANGLE]), np.cos(states[ANGLE]))
-    return states, wishes, s, np.stack((*pulls, dynamics.weight(slope, bank, dip, states[VX], states[VX + 2])))
-
-
-def _linear(
-    track: Track, car: CarSpec, states: np.ndarray, wishes: np.ndarray, s: np.ndarray, weights: np.ndarray, hold: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How a miss grows until the next decision: by itself, by a change of wishes, and where there is neither."""
-    count = len(s)
+    weights = np.stack((*pulls, dynamics.weight(slope, bank, dip, states[VX], states[VX + 2])))
     then = (np.arange(count) + hold) % count
     x, y, heading = road.places(track, s, states[N])
     yaw, curvature = heading + states[ANGLE], np.interp(s, track.s, track.curvature, period=track.length)

@@ -18,6 +18,8 @@ from almanac.sophy.sim.track import Track
 """m and rad as in `Track`; kerbs are as wide as told, gravel begins and walls stand so far from the
 edge of the asphalt, and from the centre line, respectively."""
 
+LINE = 0.3
+"""m beyond a track's edge that are as its asphalt: the painted line, and what it is painted on."""
 KERB_GRIP, GRASS_GRIP, GRAVEL_GRIP = 0.95, 0.55, 0.5
 """Grip of the ground, as parts of asphalt's."""
 GRASS_HOLD, GRAVEL_HOLD = 0.1, 0.4
@@ -170,7 +172,7 @@ def ground(points: Any, index: int, offset: float) -> tuple[float, float, bool]:
         beyond, kerb, gravel = offset - row[LEFT], row[KERB_LEFT], row[GRAVEL_LEFT]
     else:
         beyond, kerb, gravel = -offset - row[RIGHT], row[KERB_RIGHT], row[GRAVEL_RIGHT]
-    if beyond <= 0:
+    if beyond <= LINE:
         return 1.0, 0.0, False
     if beyond <= kerb:
         return KERB_GRIP, 0.0, False

@@ -41,8 +41,8 @@ _SMOOTH = 0.05
 """s over which accelerations are smoothed before load follows them: springs and dampers, and no algebraic loop."""
 _SLOWEST = 1.0
 """m/s below which slip is no longer measured against a wheel's speed."""
-_PEDAL = 0.1
-"""s that a pedal takes from end to end."""
+PEDALS = 10.0
+"""1/s: how fast a pedal goes from 0 to 1."""
 
 
 def numbers(car: CarSpec) -> tuple[Car, Drive]:
@@ -129,7 +129,7 @@ def advance(car: Car, drive: Drive, state: np.ndarray, given: np.ndarray, seen: 
 def _step(car, drive, now, i):
     """One step of one lane of a block."""
     time, half = float32(1 / RATE), float32(0.5)
-    pedal, smooth = float32(1 / RATE / _PEDAL), float32(1 / RATE / _SMOOTH)
+    pedal, smooth = float32(PEDALS / RATE), float32(1 / RATE / _SMOOTH)
     zero, one = float32(0), float32(1)
     vx, vy, turn, yaw = now[VX, i], now[VY, i], now[TURN, i], now[YAW, i]
     most = drive.steering_rate * time
