@@ -78,24 +78,30 @@ def optimal_lap(
     spacing: float = 6.0,
     out: Path | None = None,
     picture: Path | None = None,
+    drive: bool = True,
     verbose: bool = False,
     json: bool = False,
 ) -> None:
-    """Find the fastest lap that a car's equations allow.
+    """Find the fastest lap that a car's equations allow, and drive it in the simulator.
 
-    Takes a minute or two for a lap of four kilometres.
+    Takes two or three minutes for a lap of four kilometres. That it is driven is no matter of course: pedals take time there, loads come
+    late, and at the limit of grip nothing is forgiven; it is approached lap by lap.
 
     Args:
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
         track: a track that ships or is at hand, or a file, as `track` takes it.
         spacing: between points of the lap, m, about: halving it takes twice as long.
-        out: a .csv for the lap with all its states; default: out/sophy/TRACK-CAR.csv. `replay` shows it.
+        out: a .csv for the lap with all its states; default: out/sophy/TRACK-CAR.csv. That which was driven is beside it (…-driven.csv),
+            and `replay` shows both.
         picture: a .png to draw it into, coloured by speed.
+        drive: whether to drive it, too.
         verbose: whether IPOPT tells what it does.
         json: print one JSON object.
     """
+    from almanac.runtime.errors import RunFailed
     from almanac.sophy import draw, optimal
     from almanac.sophy import lap as laps
+    from almanac.sophy import replay as replays
     from almanac.sophy.sim import car as cars
     from almanac.sophy.sim import track as tracks
 
@@ -105,6 +111,17 @@ def optimal_lap(
     path = out or OUT / f"{course.name}-{Path(car).stem}.csv"
     laps.write(found.lap, path)
     facts = {"lap_time_s": round(found.lap.lap_time, 3), "iterations": found.iterations, "file": str(path)}
+    if drive:
+        facts |= {"replay_lap_time_s": None, "replay_off_course_frames": None}
+        try:
+            with console.progress(f"driving it, {found.lap.lap_time:.2f} s", replays.MOST, "laps") as advance:
+                driven = replays.replay(found.lap, course, spec, lambda seconds: advance(1, f"{seconds:.2f} s"))
+            beside = path.with_stem(f"{path.stem}-driven")
+            laps.write(driven.lap, beside)
+            facts["replay_lap_time_s"] = round(driven.lap.lap_time, 3)
+            facts |= {"replay_off_course_frames": driven.off_frames, "replay_file": str(beside)}
+        except RunFailed as error:
+            console.log(str(error))
     if picture is not None:
         facts["picture"] = str(draw.course(course, picture, found.lap))
     console.result(facts, json, _lines(facts))

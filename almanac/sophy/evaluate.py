@@ -4,7 +4,7 @@ built-in driver."""
 from dataclasses import dataclass
 from typing import Any
 
-from almanac.sophy import opponents, optimal, race, raceline, steady, steward
+from almanac.sophy import opponents, optimal, race, raceline, replay, steady, steward
 from almanac.sophy.race import Start
 from almanac.sophy.sim import car as cars
 from almanac.sophy.sim import track as tracks
@@ -22,7 +22,7 @@ class Asked:
     car: str
     track: str
     published: float | None = None
-    """s of fastest-lap's optimum, where there is one: of the same car, but with wheels that have no inertia."""
+    """s of fastest-lap's optimum, where there is one: of the same car, but for a little inertia of its wheels."""
 
 
 ASKED = (
@@ -38,10 +38,12 @@ ASKED = (
 
 
 def lap_row(asked: Asked) -> dict[str, Any]:
-    """A row of `car`, `track`, and seconds: `asked` (published), `optimal`, `steady` (a car in balance on the line of least curvature) and
-    `drivers` (the best of three laps of the built-in driver)."""
+    """A row of `car`, `track`, and seconds: `asked` (published), `optimal`, `driven` (the optimum, in the simulator), `steady` (a car in
+    balance on the line of least curvature) and `drivers` (the best of three laps of the built-in driver); and for how many frames the
+    driven one was `off` course."""
     spec, course = cars.load(asked.car), tracks.find(asked.track)
     found = optimal.optimal_lap(spec, course)
+    driven = replay.replay(found.lap, course, spec)
     line = raceline.least_curvature(course, spec)
     step = line.length / len(line.offset)
     drivers = opponents.Drivers(course, spec, [1.0])
@@ -53,6 +55,8 @@ def lap_row(asked: Asked) -> dict[str, Any]:
         "asked": asked.published,
         "optimal": round(found.lap.lap_time, 3),
         "iterations": found.iterations,
+        "driven": round(driven.lap.lap_time, 3),
+        "off": driven.off_frames,
         "steady": round(steady.lap_time(steady.speeds(spec, line.curvature, step), step), 3),
         "drivers": round(min(laps), 3) if laps else None,
     }

@@ -13,6 +13,7 @@ from almanac.runtime.errors import RunFailed
 from almanac.sophy import steady
 from almanac.sophy.lap import Lap
 from almanac.sophy.sim import dynamics
+from almanac.sophy.sim import road as roads
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
 
@@ -22,6 +23,8 @@ _SOFT = 1e-5
 """Width over which one pedal takes over from the other."""
 _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
+_FROM_WALLS = 0.1
+"""m between a wall and a car's corner."""
 _POWERS = 9
 """Degree of what stands for a gearbox."""
 _BEGUN = 0.7
@@ -45,7 +48,7 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
     """The fastest flying lap of a car on a track.
 
     Args:
-        car: the car; all its wheels stay on the asphalt.
+        car: the car; its wheels stay on the asphalt, where it is along the track, and its corners before the walls.
         track: the track.
         spacing: between points of the lap, m, about.
         verbose: whether IPOPT tells what it does.
@@ -77,7 +80,9 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
     pieces += [(found - rows[row]) / _SCALE[row] for row, found in zip((_AX, _AY), held, strict=True)]
     calm = _CALM_STEERING * casadi.sumsqr(step_on(rows[_STEER])) / step
     calm += _CALM_PEDAL * casadi.sumsqr(step_on(rows[_PEDAL])) / step
-    constraints = casadi.vertcat(*(casadi.vec(piece) for piece in pieces))
+    room = _room(car, track, s, rows)
+    lowest = np.concatenate((np.zeros(points * len(pieces)), np.full(room.numel(), -np.inf)))
+    constraints = casadi.vertcat(*(casadi.vec(piece) for piece in pieces), room)
     problem = {"x": casadi.vec(x), "f": casadi.sum2(time) + calm, "g": constraints}
     tell = {"print_time": verbose, "ipopt.print_level": 5 if verbose else 0, "ipopt.sb": "yes"}
     search = casadi.nlpsol(
@@ -89,7 +94,7 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
     def flat(values: np.ndarray) -> np.ndarray:
         return (values / _SCALE[:, None]).T.ravel()
 
-    found = search(x0=flat(begun), lbx=flat(least), ubx=flat(most), lbg=0, ubg=0)
+    found = search(x0=flat(begun), lbx=flat(least), ubx=flat(most), lbg=lowest, ubg=0)
     about = search.stats()
     if not about["success"]:
         raise RunFailed(
@@ -130,6 +135,19 @@ def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
         casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, track.dip)
     )
     return _Road(curvature, slope, bank, dip, at(track.left), at(track.right))
+
+
+def _room(car: CarSpec, track: Track, s: Float[np.ndarray, " points"], rows: list[Any]) -> Any:
+    """By how much a car's corners are too near to walls, m, where walls are near enough to be met from the asphalt."""
+    walls, offset, angle = roads.road(track).points, rows[_N], rows[_ANGLE]
+    reach, found = 0.5 * np.hypot(car.length, car.width), [casadi.SX(0, 1)]
+    for side, edge, wall in ((1, track.left, roads.WALL_LEFT), (-1, track.right, roads.WALL_RIGHT)):
+        away = np.interp(s, track.s, walls[:, wall], period=track.length)
+        near = [int(at) for at in np.flatnonzero(away - np.interp(s, track.s, edge, period=track.length) < reach)]
+        for end in (1, -1) if near else ():
+            across = 0.5 * (end * car.length * casadi.sin(angle[near]) + car.width * casadi.cos(angle[near]))
+            found.append((side * offset[near] + across).T - (away[near] - _FROM_WALLS))
+    return casadi.vertcat(*found)
 
 
 def _loads(numbers: dynamics.Car, rows: list[Any], road: _Road) -> tuple:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from scipy.ndimage import gaussian_filter1d
 
 from almanac.nn.compiled import compiled_exactly
@@ -19,7 +18,7 @@ from almanac.sophy.lap import Lap
 from almanac.sophy.sim import dynamics, road, step, world
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
-from almanac.sophy.tracking import ANGLE, N, STATES, VX, WISHES
+from almanac.sophy.tracking import ANGLE, STATES, VX, WISHES, N
 
 _RUN_UP, _RUN_OUT = 150.0, 150.0
 """m before and after the lap that are driven too: it begins flying, and its end is no place to brake late."""
@@ -47,8 +46,8 @@ _STRAYS = np.array([0.5, 0.1, 1.5])
 """m, rad and m/s by which a lap may miss its aim."""
 _BESIDE, _RETURNS = 0.04, 0.15
 """m beside its line from which a lap must come back to it, and that it may be away meanwhile."""
-_TRIES, _LAPS = 12, 40
-"""Tries for each lap, and laps."""
+_TRIES, MOST = 12, 60
+"""Tries for each lap, and laps, at most."""
 _SETTLED = 0.003, 4
 """s that so many laps gain together, when nothing more is to be expected."""
 
@@ -117,8 +116,8 @@ class _Search:
 
     def found(self) -> Driven:
         run = best = self._nearer()
-        boldness, done, times = np.full(len(self.grid), 0.5), self._done(run), [self._time(run)]
-        while self.laps < _LAPS and (len(times) <= _SETTLED[1] or times[-1 - _SETTLED[1]] - times[-1] > _SETTLED[0]):
+        boldness, done, times = np.full(len(self.grid), 0.5), self._done(run), []
+        while self.laps < MOST and (len(times) <= _SETTLED[1] or times[-1 - _SETTLED[1]] - times[-1] > _SETTLED[0]):
             after = self._refined(run, done, boldness)
             if after is None:
                 break
@@ -132,7 +131,7 @@ class _Search:
     def _nearer(self) -> _Run:
         """Lap by lap a part of the way nearer, as long as that goes well."""
         run, share, stride = self.first, np.zeros(len(self.grid)), np.full(len(self.grid), _STRIDE)
-        while self.laps < _LAPS and share.mean() < _NEAR_ENOUGH:
+        while self.laps < MOST and share.mean() < _NEAR_ENOUGH:
             held = np.ones(len(self.grid))
             for tried in range(_TRIES):
                 wanted = np.minimum(share + gaussian_filter1d(stride * held, 8), 1)
@@ -154,12 +153,12 @@ class _Search:
             gains, push = self._regulator(run, aim)
             after = self._drive(aim, run, push, gains)
             if isinstance(after, float):
-                return None, self._before(after, 250)
+                return None, self._before(after, 250.0)
             run = after
         missed = np.abs(run.states.T - aim(run.s))[[N, ANGLE, VX]]
         places = run.s[(missed > _STRAYS[:, None]).any(0)]
         if len(places):
-            return None, np.any([self._before(place, 200) for place in places[::5]], 0)
+            return None, np.any([self._before(place, 200.0) for place in places[::5]], 0)
         return run, np.zeros(0, bool)
 
     def _refined(self, run: _Run, done: np.ndarray, boldness: np.ndarray) -> _Run | None:
@@ -171,20 +170,20 @@ class _Search:
             spread = np.minimum(gaussian_filter1d(boldness, 6), 2 * boldness)
             after = self._drive(_course(run), run, push * np.interp(run.s, self.grid, spread)[:, None], gains)
             if isinstance(after, float):
-                boldness[self._before(after, 200 * (1 + tried // 3))] *= 0.4
+                boldness[self._before(after, 200.0 * (1 + tried // 3))] *= 0.4
                 continue
             now = self._missed(after, aim)
             worse = [place for place, more in zip(self.grid, now > 1.1 * missed + 4, strict=True) if more]
             if now.sum() > missed.sum() and tried < _TRIES - 4:
                 for place in worse:
-                    boldness[self._before(place, 150, 50)] *= 0.7
+                    boldness[self._before(place, 150.0, 50.0)] *= 0.7
                 continue
             away = self._leaves(after, aim)
             if away is not None:
-                boldness[self._before(away, 150 * (1 + tried // 3))] *= 0.4
+                boldness[self._before(away, 150.0 * (1 + tried // 3))] *= 0.4
                 continue
             for place in worse:
-                boldness[self._before(place, 100, 50)] *= 0.8
+                boldness[self._before(place, 100.0, 50.0)] *= 0.8
             np.clip(1.25 * boldness, 1e-3, 1, out=boldness)
             return after
         return None
@@ -195,7 +194,7 @@ class _Search:
         own = _course(run)
         beside = np.zeros((STATES, 1))
         for beside[N] in (-_BESIDE, _BESIDE):
-            after = self._drive(lambda s: own(s) + beside, run, np.zeros_like(run.wishes), gains)  # noqa: B023
+            after = self._drive(lambda s: own(s) + beside, run, np.zeros_like(run.wishes), gains)
             if isinstance(after, float):
                 return after
             away = after.s[(np.abs(after.states[:, N] - own(after.s)[N]) > _RETURNS) & (after.s > 0)]
@@ -206,6 +205,7 @@ class _Search:
     def _begin(self) -> _Run:
         """A slow lap on the line of least curvature."""
         line = raceline.least_curvature(self.track, self.car)
+        run = 0.0
         for grip in _GRIPS:
             lap = balance.lap(self.car, self.track, line, balance.diagram(self.car, grip))
             way = tracking.guide(self.track, self.car, lap, 1)
@@ -308,8 +308,11 @@ class _Search:
             self._time(run),
             s,
             (frames - start) / world.FRAMES,
-            *states[:, VX : VX + 3].T,
-            *states[:, :VX].T,
+            states[:, VX],
+            states[:, VX + 1],
+            states[:, VX + 2],
+            states[:, N],
+            states[:, ANGLE],
             steering,
             throttle - brake,
             slip=seen[:, step.SLIP : step.SLIP + 4].T / peaks,

@@ -7,18 +7,17 @@ import pytest
 
 from almanac.runtime import hub
 from almanac.sophy import lap, optimal
-from almanac.sophy.sim import car, track
+from almanac.sophy.sim import car, road, track
 from tests.sophy import made
 
 F1 = car.load("f1_2014")
-AS_PUBLISHED = replace(F1, **{name: replace(getattr(F1, name), inertia=0.0) for name in ("tyre_front", "tyre_rear")})
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("catalunya_3d", 77.38), ("catalunya_adapted", 78.02)])
 def test_the_published_optimal_laps_are_met(name, seconds, needs_data):
     needs_data("racing")
     course = track.load(hub.data("racing") / "fastest_lap" / "tracks" / f"{name}.xml")
-    found = optimal.optimal_lap(AS_PUBLISHED, course, 10.0)
+    found = optimal.optimal_lap(F1, course, 10.0)
     assert abs(found.lap.lap_time / seconds - 1) < 0.007
 
 
@@ -47,6 +46,21 @@ def test_a_finer_mesh_changes_little_and_a_better_car_is_faster(oval, best, tmp_
     assert optimal.optimal_lap(stronger, oval, 4.0).lap.lap_time < best.lap_time
     wide = made.oval(tmp_path, width=16.0)
     assert optimal.optimal_lap(F1, wide, 4.0).lap.lap_time < best.lap_time
+
+
+def test_its_car_stays_before_near_walls(needs_data):
+    needs_data("racing")
+    tight = track.find("Norisring")
+    walls = road.road(tight).points
+    found = optimal.optimal_lap(F1, tight, 8.0).lap
+    near = 0
+    for side, edge, wall in ((1, tight.left, road.WALL_LEFT), (-1, tight.right, road.WALL_RIGHT)):
+        away = np.interp(found.s, tight.s, walls[:, wall], period=tight.length)
+        near += int((away - np.interp(found.s, tight.s, edge, period=tight.length) < 1).sum())
+        for end in (1, -1):
+            corner = end * 0.5 * F1.length * np.sin(found.angle) + 0.5 * F1.width * np.cos(found.angle)
+            assert (side * found.offset + corner < away).all()
+    assert near
 
 
 def test_to_the_right_is_as_fast_as_to_the_left(best, tmp_path):
