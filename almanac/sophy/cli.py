@@ -231,7 +231,7 @@ def replay(
     else:
         lap = laps.read(file)
         course, spec = tracks.find(track or named), cars.load(car or driven)
-        seen, title = view.of_lap(lap, course), f"{course.name}, {lap.lap_time:.2f} s"
+        seen, title = view.of_lap(lap, course, file.stem), f"{course.name}, {lap.lap_time:.2f} s"
     path = out or file.with_suffix(".html")
     page = view.page(seen, course, spec, title, best)
     checkpoint.write_atomic(path, lambda handle: handle.write(page.encode()))

@@ -23,8 +23,9 @@ from almanac.sophy.tracking import Guide
 
 HOLD = world.FRAMES // RATE
 """Frames (1/60 s) between two decisions."""
-_WHOLE = 0.88
-"""The part of the tyres' grip that skill 1 uses: with 0.89, the F1 car was lost in one lap of six on Catalunya."""
+_WHOLE, _WHOLE_AIDED = 0.84, 0.93
+"""The part of the tyres' grip that skill 1 uses, without and with ABS and traction control: more, and a Formula 1 car locks a wheel in one
+lap of six on Catalunya; a GT3 car is clean at 0.96."""
 LEAST = 0.5
 """Skill."""
 
@@ -105,7 +106,8 @@ class Drivers:
 
 def plan(track: Track, car: CarSpec, line: Line, skill: float) -> Lap:
     """The lap that a driver of a skill means to drive along a line."""
-    return balance.lap(car, track, line, _diagram(car, _WHOLE * skill))
+    whole = _WHOLE_AIDED if car.abs and car.traction else _WHOLE
+    return balance.lap(car, track, line, _diagram(car, whole * skill))
 
 
 @functools.lru_cache(maxsize=64)

@@ -124,7 +124,7 @@ def _limit_tab() -> None:
             shown = driven.lap
         except RunFailed as error:
             said += f"{html.escape(str(error))}.</p>"
-        seen = view.of_lap(shown, where)
+        seen = view.of_lap(shown, where, "driven" if shown is not found.lap else "optimal lap")
         return said + _framed(view.page(seen, where, spec, f"{where.name}, {shown.lap_time:.2f} s", found.lap))
 
     button.click(run, [course, own, car], results, **_COMPUTES)

@@ -32,8 +32,8 @@ class Cars:
 def test_a_car_stands_and_stops():
     cars = Cars(3).drive(5)
     assert np.array_equal(cars.state[[step.X, step.Y, step.VX, step.VY, step.TURN]], np.zeros((5, 3), np.float32))
-    cars = Cars(1, 60.0).drive(4, BRAKE_TO=1.0)
-    assert abs(cars.state[step.VX, 0]) < 0.02 and 55 < cars.state[step.X, 0] < 90
+    cars = Cars(1, 60.0).drive(5, BRAKE_TO=1.0)
+    assert abs(cars.state[step.VX, 0]) < 0.02 and 55 < cars.state[step.X, 0] < 100
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 70])

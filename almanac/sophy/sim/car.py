@@ -20,7 +20,7 @@ CARS = Path(__file__).parents[1] / "cars"
 _SLOWEST_TURN = 20.0
 """rad/s of the driven wheels below which an engine without gears gives no more torque."""
 
-_LIGHTEST = 0.2
+_LIGHTEST = 0.7
 """kg m² of a wheel that a file gives no inertia: at 240 steps a second it follows the road as one without."""
 
 

@@ -85,7 +85,11 @@ def turned_wheel(
     free = spin + time * (torque - radius * force) / mass
     slower = larger(abs(free) - time * braking / mass, float32(0))
     after = -slower if free < float32(0) else slower
-    return after, force + stiffness * (after - spin)
+    # A light wheel that locks within the step would leave the tangent's reach: the road gives no more than it has.
+    given = bounded(force + stiffness * (after - spin), -wheel[7], wheel[7])
+    free = spin + time * (torque - radius * given) / inertia
+    slower = larger(abs(free) - time * braking / inertia, float32(0))
+    return -slower if free < float32(0) else slower, given
 
 
 @ops.shared
@@ -225,7 +229,7 @@ def _eased(slip, aided):
 @ops.shared
 def _wheel(tyre, moving, place, steered, load, spin, radius, grip):
     """A wheel on the road: its force along itself and to its left; how that along grows with its spin, N s/rad, and how it has grown on
-    the mean from none; slip ratio as a part of that near the peak, slip ratio and slip angle."""
+    the mean from none; slip ratio as a part of that near the peak, slip ratio and slip angle; the most force along that the road has."""
     vx, vy, turn = moving
     sine, cosine = steered
     along, across = dynamics.wheel_velocity(vx, vy, turn, place[0], place[1], sine, cosine)
@@ -245,4 +249,4 @@ def _wheel(tyre, moving, place, steered, load, spin, radius, grip):
     rise = rise if swing < float32(0.5 * math.pi) else float32(0)  # none beyond the peak
     share, mean = part * part / square, used / size
     unit = grip * load * mu_x / slip_peak * radius / pace
-    return force, side, unit * (mean + share * (rise - mean)), unit * mean, part, slip, angle
+    return force, side, unit * (mean + share * (rise - mean)), unit * mean, part, slip, angle, grip * load * mu_x
