@@ -223,7 +223,7 @@ def replay(
     from almanac.sophy.sim import track as tracks
 
     best = None if optimum is None else laps.read(optimum)
-    named, _, driven = file.stem.rpartition("-")
+    named, _, driven = file.stem.removesuffix("-driven").rpartition("-")
     if file.suffix.lower() == ".npz":
         recording = races.read(file)
         course, spec = tracks.find(track or recording.track), cars.load(car or recording.car)

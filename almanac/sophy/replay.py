@@ -113,12 +113,12 @@ class _Search:
         self.road, self.numbers, self.body = road.road(track), step.numbers(car), world.size(car)
         self.frames = round((_LONGEST * lap.lap_time) * world.FRAMES)
         self.grid = np.arange(-_RUN_UP - _SPACING, self.length + _RUN_OUT + 2 * _SPACING, _SPACING)
-        self.best, self.optimum = lap.lap_time, self._around(lap)
+        self.least, self.optimum = lap.lap_time, self._around(lap)
         self.laps = self.most = 0
 
     def found(self) -> Driven:
         """The best of what several beginnings lead to, until that is near."""
-        best, lost = None, 0.0
+        runs, lost = [], 0.0
         for grip in _GRIPS:
             self.most = min(self.laps + _LAPS, MOST)
             first = self._begin(grip)
@@ -126,16 +126,16 @@ class _Search:
                 lost = max(lost, first)
                 continue
             self.first, self.slow = first, _course(first)
-            run = self._refine(self._nearer())
-            best = run if best is None or self._time(run) < self._time(best) else best
-            if self._time(best) < _NEAR * self.best or self.laps >= MOST:
+            runs.append(self._refine(self._nearer()))
+            if self._rank(runs[-1]) < (0, _NEAR * self.least) or self.laps >= MOST:
                 break
-        if best is None:
+        if not runs:
             raise RunFailed(
                 f"not even a slow lap of {self.track.name} could be driven: the car came {lost:.0f} m far",
                 "check its car and track: `almanac sophy track` and `almanac sophy race` show them",
             )
-        return Driven(self._lap(best), int(self._within(best, best.off).sum()), self.laps)
+        best = min(runs, key=self._rank)
+        return Driven(self._lap(best), self._rank(best)[0], self.laps)
 
     def _refine(self, run: _Run) -> _Run:
         """Place by place nearer, until nothing more is gained: the best lap on the track."""
@@ -152,8 +152,7 @@ class _Search:
                 boldness *= 0.3
                 continue
             run, done, failed = after, self._done(after), 0
-            if self._time(run) < self._time(best) and not self._within(run, run.off).any():
-                best = run
+            best = min(best, run, key=self._rank)
             self._note(run)
             times.append(self._time(run))
         return best
@@ -313,6 +312,10 @@ class _Search:
     def _time(self, run: _Run) -> float:
         start, end = np.interp((0.0, self.length), run.s, np.arange(len(run.s)))
         return float(end - start) / world.FRAMES
+
+    def _rank(self, run: _Run) -> tuple[int, float]:
+        """Frames off the track, and seconds: the less the better."""
+        return int(self._within(run, run.off).sum()), self._time(run)
 
     def _note(self, run: _Run) -> None:
         self.laps += 1

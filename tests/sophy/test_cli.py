@@ -5,8 +5,10 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from almanac.sophy import lap as laps
 from almanac.sophy.sim import track as tracks
 
 GPX = '<?xml version="1.0"?><gpx xmlns="http://www.topografix.com/GPX/1/1"><trk><trkseg>{}</trkseg></trk></gpx>'
@@ -41,6 +43,19 @@ def test_a_recorded_lap_becomes_a_track_and_is_raced_on(typed, tmp_path):
         done = typed("sophy", "replay", tmp_path / "a.npz", "--track", tmp_path / "home.csv", "--json")
         assert done.returncode == 0, done.stderr
         assert "three" in Path(json.loads(done.stdout)["page"]).read_text()
+
+
+@pytest.mark.skipif(not (Path(sys.prefix) / "node_modules" / "three").is_dir(), reason="three.js is not installed")
+def test_a_driven_lap_knows_its_track_and_car_by_its_name(typed, tmp_path):
+    course, points = tracks.find("solstice"), 400
+    s, flat, wheels = course.length / points * np.arange(points), np.zeros(points), np.zeros((4, points))
+    around = laps.Lap(
+        60.0, s, 60.0 * np.arange(points) / points, flat + 50.0, flat, flat, flat, flat, flat, flat, wheels, wheels
+    )
+    laps.write(around, tmp_path / "solstice-gt3-driven.csv")
+    done = typed("sophy", "replay", tmp_path / "solstice-gt3-driven.csv", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "solstice, 60.00 s" in Path(json.loads(done.stdout)["page"]).read_text()
 
 
 def test_tracks_that_ship_are_found_by_name(typed):

@@ -21,7 +21,7 @@ _SLOWEST_TURN = 20.0
 """rad/s of the driven wheels below which an engine without gears gives no more torque."""
 
 _LIGHTEST = 0.7
-"""kg m² of a wheel that a file gives no inertia: at 240 steps a second it follows the road as one without."""
+"""kg m² of a wheel that a file gives no inertia: lighter ones are locked before a driver of ten decisions a second can do anything."""
 
 
 @dataclass(frozen=True)
