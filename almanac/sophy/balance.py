@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from almanac.nn.compiled import compiled_exactly
 from almanac.sophy.lap import Lap
 from almanac.sophy.raceline import Line
 from almanac.sophy.sim import dynamics
@@ -219,37 +220,141 @@ def diagram(car: CarSpec, grip: float) -> Diagram:
     return Diagram(across, _BRAKES * braking, gaining)
 
 
+@dataclass(frozen=True)
+class Ground:
+    """A road at each point of a line, as it presses and pulls a car."""
+
+    presses: Float[np.ndarray, " points"]
+    """m/s², a car that stands."""
+    presses_moving: Float[np.ndarray, " points"]
+    """rad/m: for each m²/s², more in dips and banked bends, less on crests."""
+    ahead: Float[np.ndarray, " points"]
+    """Gravity along the line, m/s²."""
+    left: Float[np.ndarray, " points"]
+    """Gravity across it."""
+
+
+def level(count: int) -> Ground:
+    """A road without slopes.
+
+    Args:
+        count: points.
+    """
+    none = np.zeros(count)
+    return Ground(np.full(count, dynamics.GRAVITY), none, none, none)
+
+
 def speeds(
-    can: Diagram, curvature: Float[np.ndarray, " points"], gaps: Float[np.ndarray, " points"]
+    car: CarSpec,
+    can: Diagram,
+    curvature: Float[np.ndarray, " points"],
+    gaps: Float[np.ndarray, " points"],
+    ground: Ground,
+    careful: Diagram | None = None,
+    share: Float[np.ndarray, " points"] | None = None,
 ) -> Float[np.ndarray, " points"]:
     """Speeds along a closed line, m/s: at most what bends allow, then what the car can accelerate and brake to.
 
     Args:
+        car: the car.
         can: what it can do.
         curvature: rad/m.
         gaps: from each point to the next, m.
+        ground: under the line.
+        careful: what it does where its driver is careful.
+        share: how far from that to what it can do, 0 to 1; None: all of it.
     """
-    bend = np.abs(curvature)
-    slow, fast = np.zeros_like(bend), np.full_like(bend, _SPEEDS[-1])
-    for _ in range(30):
-        middle = 0.5 * (slow + fast)
-        fits = middle**2 * bend < can.most(middle)
-        slow, fast = np.where(fits, middle, slow), np.where(fits, fast, middle)
-    speed, count = slow, len(slow)
+    careful = careful or can
+    numbers = car.equations()
+    return _speeds(
+        np.stack((careful.across, can.across)),
+        np.stack((careful.braking, can.braking)),
+        np.stack((careful.gaining, can.gaining)),
+        np.ones_like(curvature) if share is None else share,
+        curvature,
+        gaps,
+        (ground.presses, ground.presses_moving, ground.ahead, ground.left),
+        (numbers.lift / car.mass, numbers.drag / car.mass),
+    )
+
+
+@compiled_exactly
+def _speeds(
+    across: np.ndarray,
+    braking: np.ndarray,
+    gaining: np.ndarray,
+    share: np.ndarray,
+    curvature: np.ndarray,
+    gaps: np.ndarray,
+    ground: tuple,
+    air: tuple,
+) -> np.ndarray:
+    presses, moving, ahead, left = ground
+    count = len(curvature)
+    speed = np.empty(count)
+    for at in range(count):
+        slow, fast = 0.0, _SPEEDS[-1]
+        for _ in range(30):
+            now = 0.5 * (slow + fast)
+            pressed = _pressed(now, presses[at], moving[at], air[0])
+            if abs(now * now * curvature[at] - left[at]) < pressed * _most(across, share[at], now):
+                slow = now
+            else:
+                fast = now
+        speed[at] = max(slow, 1.0)
     for forward in (True, False):
-        last = None
+        last = -1
         for each in range(2 * count):  # the second time around, the first point knows of the last
-            at = each % count if forward else -1 - each % count
-            if last is not None:
-                now = float(speed[last])
-                change = can.along(now, now**2 * float(bend[last]), forward)
-                gap = float(gaps[last] if forward else gaps[at])
-                speed[at] = min(speed[at], math.sqrt(max(now**2 + 2 * gap * (change if forward else -change), 1.0)))
+            at = each % count if forward else count - 1 - each % count
+            if last >= 0:
+                now = speed[last]
+                pressed = _pressed(now, presses[last], moving[last], air[0])
+                turned = abs(now * now * curvature[last] - left[last])
+                used = min(turned / max(pressed * _most(across, share[last], now), 1e-6), 1.0)
+                held = air[1] * now * now
+                if forward:
+                    change = _along(gaining, share[last], now, used) + ahead[last]
+                else:  # of what it can brake, air does its part at any load
+                    change = held - pressed * (_along(braking, share[last], now, used) + held) - ahead[last]
+                gap = gaps[last] if forward else gaps[at]
+                speed[at] = min(speed[at], math.sqrt(max(now * now + 2 * gap * change, 1.0)))
             last = at
     return speed
 
 
-def lap(car: CarSpec, track: Track, line: Line, can: Diagram) -> Lap:
+@compiled_exactly
+def _pressed(speed: float, presses: float, moving: float, lift: float) -> float:
+    """Load, as a part of that on a level road."""
+    square = speed * speed
+    return max(presses + (moving + lift) * square, 0.5) / (dynamics.GRAVITY + lift * square)
+
+
+@compiled_exactly
+def _most(across: np.ndarray, share: float, speed: float) -> float:
+    """How hard a car can turn, m/s²."""
+    return np.interp(speed, _SPEEDS, across[0]) * (1 - share) + np.interp(speed, _SPEEDS, across[1]) * share
+
+
+@compiled_exactly
+def _along(rows: np.ndarray, share: float, speed: float, used: float) -> float:
+    """How it can change its speed, m/s², while it uses a part of that."""
+    at = min(max(np.searchsorted(_SPEEDS, speed) - 1, 0), len(_SPEEDS) - 2)
+    part = min(max((speed - _SPEEDS[at]) / (_SPEEDS[at + 1] - _SPEEDS[at]), 0.0), 1.0)
+    found = 0.0
+    for which in range(2):
+        first, second = np.interp(used, _PARTS, rows[which, at]), np.interp(used, _PARTS, rows[which, at + 1])
+        found += (share if which else 1 - share) * (first * (1 - part) + second * part)
+    return found
+
+
+def lap(
+    car: CarSpec,
+    track: Track,
+    line: Line,
+    can: Diagram,
+    careful: Diagram | None = None,
+    share: Float[np.ndarray, " points"] | None = None,
+) -> Lap:
     """A lap along a line, in balance at each point.
 
     Args:
@@ -257,21 +362,26 @@ def lap(car: CarSpec, track: Track, line: Line, can: Diagram) -> Lap:
         track: the track.
         line: around it.
         can: what the car may do.
+        careful: what it does where its driver is careful.
+        share: how far from that to what it may do, at each point, 0 to 1; None: all of it.
     """
     count = len(line.offset)
     s = line.step * np.arange(count)
     gone = np.hypot(np.roll(line.x, -1) - line.x, np.roll(line.y, -1) - line.y)
-    speed = speeds(can, line.curvature, gone)
-    pace = 2 * gone / (speed + np.roll(speed, -1))
-    rise = (np.roll(speed, -1) ** 2 - speed**2) / (2 * gone)
-    rise = 0.5 * (rise + np.roll(rise, 1))
-    turn = speed * line.curvature
-    turning = speed * (np.roll(turn, -1) - np.roll(turn, 1)) / (gone + np.roll(gone, 1))
     slope, bank, dip, heading = (
         np.interp(s, track.s, each, period=track.length) for each in (track.slope, track.bank, track.dip, track.heading)
     )
     way = np.arctan2(np.roll(line.y, -1) - np.roll(line.y, 1), np.roll(line.x, -1) - np.roll(line.x, 1))
     lean = (way - heading + math.pi) % (2 * math.pi) - math.pi
+    pulls = dynamics.slope_gravity(slope, bank, np.sin(lean), np.cos(lean))
+    moving = dip - np.sin(bank) * line.curvature
+    ground = Ground(dynamics.GRAVITY * np.cos(slope) * np.cos(bank), moving, *pulls)
+    speed = speeds(car, can, line.curvature, gone, ground, careful, share)
+    pace = 2 * gone / (speed + np.roll(speed, -1))
+    rise = (np.roll(speed, -1) ** 2 - speed**2) / (2 * gone)
+    rise = 0.5 * (rise + np.roll(rise, 1))
+    turn = speed * line.curvature
+    turning = speed * (np.roll(turn, -1) - np.roll(turn, 1)) / (gone + np.roll(gone, 1))
     begun = np.zeros((_SOUGHT, count))
     begun[_DRIFT], begun[_STEER] = car.rear * line.curvature, (car.front + car.rear) * line.curvature
     found, _, loads = balance(
