@@ -139,16 +139,16 @@ def locate(points: Any, step: float, index: int, x: float, y: float) -> tuple[in
         The nearest point's index, how far beyond it, m, and how far to the left of the centre line.
     """
     count = points.shape[0]
-    along, offset = 0.0, 0.0
+    along, offset, way = 0.0, 0.0, 0
     for _ in range(12):
         row = points[index]
         dx, dy = x - row[X], y - row[Y]
         offset = dy * row[COSINE] - dx * row[SINE]
         along = (dx * row[COSINE] + dy * row[SINE]) / max(1.0 - offset * row[CURVATURE], 0.15)
-        if along > 0.5 * step:
-            index = index + 1 if index + 1 < count else 0
-        elif along < -0.5 * step:
-            index = index - 1 if index > 0 else count - 1
+        if along > 0.5 * step and way >= 0:  # never back: in a bend, each of two points may take the other for nearer
+            index, way = (index + 1 if index + 1 < count else 0), 1
+        elif along < -0.5 * step and way <= 0:
+            index, way = (index - 1 if index > 0 else count - 1), -1
         else:
             break
     return index, along, offset
