@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from almanac.nn.compiled import compiled_exactly
 from almanac.sophy.lap import Lap
-from almanac.sophy.raceline import Line
+from almanac.sophy.raceline import Limits, Line
 from almanac.sophy.sim import dynamics
 from almanac.sophy.sim.car import CarSpec, TyreSpec
 from almanac.sophy.sim.track import Track
@@ -26,6 +26,7 @@ _SPEEDS = np.array([4.0, 10, 16, 22, 30, 40, 50, 62, 75, 90, 110])
 """m/s for which a diagram is known."""
 _PARTS = np.array([0.0, 0.4, 0.65, 0.82, 0.92, 0.97, 1.0])
 """Of the most that a car can turn."""
+_REAR = 1.0
 _HALVINGS = 12
 _HARDEST = 60.0
 """m/s²."""
@@ -169,6 +170,16 @@ class Diagram:
         return first * (1 - part) + second * part
 
 
+def limits(car: CarSpec, can: Diagram) -> Limits:
+    """A diagram in four numbers, as the search for a line takes them."""
+    known = slice(1, -2)  # at the last speeds there is no power to stay there
+    speed, held = _SPEEDS[known], car.equations().drag / car.mass * _SPEEDS[known] ** 2
+    moving, standing = np.polyfit(speed**2, can.across[known], 1)
+    braking = can.across[known] / (-can.braking[known, 0] - held)
+    gaining = (can.across[known] / (can.gaining[known, 0] + held))[:3]  # where grip says how much, not power
+    return Limits(float(standing), float(moving), float(braking.mean()), float(gaining.mean()))
+
+
 def slip_for(tyre: TyreSpec, grip: float) -> float:
     """How much a tyre slips that uses so much of its grip, as a part of the slip near the peak."""
     return math.tan(math.asin(min(grip, 1.0)) / tyre.shape) / tyre.equations().stretch
@@ -177,13 +188,15 @@ def slip_for(tyre: TyreSpec, grip: float) -> float:
 def diagram(car: CarSpec, grip: float) -> Diagram:
     """What a car can do on a level road while each tyre uses at most a part of its grip."""
     numbers = car.equations()
-    limits = [slip_for(car.tyre_front if wheel < 2 else car.tyre_rear, grip) for wheel in range(4)]
+    limits = [slip_for(car.tyre_front, grip)] * 2 + [_REAR * slip_for(car.tyre_rear, grip)] * 2
 
     def can(
         speed: np.ndarray, rise: np.ndarray, across: np.ndarray, begun: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         motion = Motion(speed, rise, across / speed)
-        found, left, loads = balance(car, motion, begun, 12)
+        rolling = np.zeros_like(begun)  # without slip
+        rolling[_DRIFT], rolling[_STEER] = car.rear * across / speed**2, (car.front + car.rear) * across / speed**2
+        found, left, loads = balance(car, motion, begun + np.arctan(rolling), 12)
         moving = speed * np.cos(found[_DRIFT]), speed * np.sin(found[_DRIFT]), motion.turn
         done = left < _TOLERANCE
         for wheel in range(4):
@@ -194,7 +207,7 @@ def diagram(car: CarSpec, grip: float) -> Diagram:
             angle = dynamics.slip_angle(*dynamics.wheel_velocity(*moving, *place, *turned))
             slip = np.hypot(found[_SLIP + wheel], angle / dynamics.peaks(tyre, loads[wheel])[3])
             done &= slip < limits[wheel]
-        return done & (np.abs(found[_PEDAL]) <= 1.0), np.where(done, found, begun)
+        return done & (np.abs(found[_PEDAL]) <= 1.0), np.where(done, found - np.arctan(rolling), begun)
 
     def search(speed: np.ndarray, good: np.ndarray, bad: np.ndarray, made: Any) -> np.ndarray:
         begun = np.zeros((_SOUGHT, len(speed)))

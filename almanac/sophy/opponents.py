@@ -2,7 +2,6 @@
 part of its grip, by a regulator along that lap; it slows behind cars, passes them where there is room, and finds back to its line from
 wherever it is."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +11,10 @@ from jaxtyping import Float, Int
 
 from almanac.nn.compiled import compiled_exactly
 from almanac.runtime.errors import UserError
-from almanac.sophy import balance, raceline, tracking
+from almanac.sophy import practice, tracking
 from almanac.sophy.env import RATE
-from almanac.sophy.lap import Lap
-from almanac.sophy.raceline import Line
+from almanac.sophy.practice import Practised
+from almanac.sophy.race import digest
 from almanac.sophy.sim import road, step, world
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
@@ -23,9 +22,6 @@ from almanac.sophy.tracking import Guide
 
 HOLD = world.FRAMES // RATE
 """Frames (1/60 s) between two decisions."""
-_WHOLE, _WHOLE_AIDED = 0.84, 0.93
-"""The part of the tyres' grip that skill 1 uses, without and with ABS and traction control: more, and a Formula 1 car locks a wheel in one
-lap of six on Catalunya; a GT3 car is clean at 0.96."""
 LEAST = 0.5
 """Skill."""
 
@@ -66,8 +62,10 @@ class Drivers:
         for skill in skills:
             if not LEAST <= skill <= 1:
                 raise UserError(f"skill is {skill}", f"give a number from {LEAST} to 1")
-        self.line = raceline.least_curvature(track, car)
-        guides = {skill: tracking.guide(track, car, plan(track, car, self.line, skill), hold) for skill in set(skills)}
+        known = _practised(track, car, hold)
+        plans = {skill: practice.plan(track, car, known, skill) for skill in set(skills)}
+        guides = {skill: tracking.guide(track, car, lap, hold) for skill, lap in plans.items()}
+        self.line, self.plans = known.line, [plans[skill] for skill in skills]
         order = list(guides)
         self.which = np.array([order.index(skill) for skill in skills], np.int64)
         self.rows = np.stack([guide.rows for guide in guides.values()])
@@ -104,15 +102,15 @@ class Drivers:
         return wishes.clip(-1, 1)
 
 
-def plan(track: Track, car: CarSpec, line: Line, skill: float) -> Lap:
-    """The lap that a driver of a skill means to drive along a line."""
-    whole = _WHOLE_AIDED if car.abs and car.traction else _WHOLE
-    return balance.lap(car, track, line, _diagram(car, whole * skill))
+_known: dict[tuple[str, str, int], Practised] = {}
 
 
-@functools.lru_cache(maxsize=64)
-def _diagram(car: CarSpec, grip: float) -> balance.Diagram:
-    return balance.diagram(car, grip)
+def _practised(track: Track, car: CarSpec, hold: int) -> Practised:
+    """What practice taught, once for each track and car."""
+    key = digest(track), digest(car), hold
+    if key not in _known:
+        _known[key] = practice.practise(track, car, hold)
+    return _known[key]
 
 
 @compiled_exactly

@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from almanac.nn.compiled import compiled_exactly
 from almanac.sophy import balance
@@ -36,6 +35,8 @@ _SLIPPING = 0.6
 """Slip ratio as a part of that near the peak, at which wheels are taken to be that slip more."""
 _AHEAD = np.array([0.03, 0.3])
 """By how much wishes may differ from what the lap's driver did, beside what mends misses."""
+_EVERY = 3
+"""Frames from one to the next for which gains are sought."""
 _RUN_UP = 6.0
 """s of the next lap that are looked at from the end of one."""
 
@@ -58,24 +59,13 @@ def guide(track: Track, car: CarSpec, lap: Lap, hold: int) -> Guide:
         lap: the lap, a flying one.
         hold: frames (1/60 s) between two decisions.
     """
-    states, wishes, s = timed(track, car, lap)
+    every = math.gcd(hold, _EVERY)
+    states, wishes, s = timed(track, car, lap, every)
+    matrices = (np.ascontiguousarray(each) for each in linear(track, car, states, wishes, s, hold, every))
+    states, wishes, s = states[:, ::every], wishes[:, ::every], s[::every]
     count = len(s)
-    matrices = linear(track, car, states, wishes, s, hold)
-    cost, effort = np.diag(_COST), np.diag(_EFFORT)
-    future, push = np.repeat(100 * cost[None], hold, 0), np.zeros((hold, STATES))
-    gains, ahead = np.zeros((count, WISHES, STATES)), np.zeros((count, WISHES))
-    for frame in range(count + round(_RUN_UP * world.FRAMES) - 1, -1, -1):
-        at, lane = frame % count, frame % hold
-        change, pushed, missed = (each[at] for each in matrices)
-        later = future[lane]
-        back = pushed.T @ later
-        factor = cho_factor(effort + back @ pushed)
-        gains[at] = cho_solve(factor, back @ change)
-        ahead[at] = cho_solve(factor, back @ missed + pushed.T @ push[lane])
-        closed = change - pushed @ gains[at]
-        push[lane] = closed.T @ (push[lane] + later @ missed)
-        later = cost + change.T @ later @ closed
-        future[lane] = 0.5 * (later + later.T)
+    more = round(_RUN_UP * world.FRAMES / every)
+    gains, ahead = _regulate(*matrices, np.diag(_COST), np.diag(_EFFORT), hold // every, more)
     points = round(track.length / _SPACING)
     even = track.length / points * np.arange(points)
     rows = np.concatenate((states.T, wishes.T - ahead.clip(-_AHEAD, _AHEAD), gains.reshape(count, -1)), 1)
@@ -83,8 +73,38 @@ def guide(track: Track, car: CarSpec, lap: Lap, hold: int) -> Guide:
     return Guide(track.length / points, np.ascontiguousarray(found))
 
 
-def timed(track: Track, car: CarSpec, lap: Lap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A lap at even times, a frame each: states, wishes, and places along the track (m)."""
+@compiled_exactly
+def _regulate(
+    changes: np.ndarray,
+    pushes: np.ndarray,
+    misses: np.ndarray,
+    cost: np.ndarray,
+    effort: np.ndarray,
+    hold: int,
+    more: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gains, and what to do about misses to come (Riccati's recursion, around the lap and `more` steps of the next; a decision holds for
+    `hold` of them)."""
+    count = len(changes)
+    future, push = np.empty((hold, STATES, STATES)), np.zeros((hold, STATES))
+    future[:] = 100 * cost
+    gains, ahead = np.zeros((count, WISHES, STATES)), np.zeros((count, WISHES))
+    for frame in range(count + more - 1, -1, -1):
+        at, lane = frame % count, frame % hold
+        change, pushed, missed, later = changes[at], pushes[at], misses[at], future[lane]
+        back = pushed.T @ later
+        weight = effort + back @ pushed
+        gain = np.linalg.solve(weight, back @ change)
+        ahead[at] = np.linalg.solve(weight, back @ missed + pushed.T @ push[lane])
+        closed = change - pushed @ gain
+        gains[at], push[lane] = gain, closed.T @ (push[lane] + later @ missed)
+        after = cost + change.T @ later @ closed
+        future[lane] = 0.5 * (after + after.T)
+    return gains, ahead
+
+
+def timed(track: Track, car: CarSpec, lap: Lap, every: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A lap at even times, a frame each and so many that they can be counted by `every`: states, wishes, and places along the track (m)."""
     numbers = car.equations()
     steered = np.sin(lap.steering), np.cos(lap.steering)
     loads = tuple(lap.load * car.mass * dynamics.GRAVITY)
@@ -95,7 +115,7 @@ def timed(track: Track, car: CarSpec, lap: Lap) -> tuple[np.ndarray, np.ndarray,
     spins = balance.spins(car, moving, lap.steering, lap.slip.clip(-_SLIPPING, _SLIPPING), loads)
     throttle, brake = lap.pedal.clip(0, 1), (-lap.pedal).clip(0, 1)
     rows = np.stack((lap.offset, lap.angle, *moving, *spins, lap.steering, throttle, brake, ax, ay))
-    count = round(lap.lap_time * world.FRAMES)
+    count = every * round(lap.lap_time * world.FRAMES / every)
     even = lap.lap_time / count * np.arange(count)
     states = np.stack([np.interp(even, lap.time, each, period=lap.lap_time) for each in rows])
     s = np.interp(even, np.append(lap.time, lap.lap_time), np.append(lap.s, track.length + lap.s[0]))
@@ -103,7 +123,7 @@ def timed(track: Track, car: CarSpec, lap: Lap) -> tuple[np.ndarray, np.ndarray,
 
 
 def linear(
-    track: Track, car: CarSpec, states: np.ndarray, wishes: np.ndarray, s: np.ndarray, hold: int
+    track: Track, car: CarSpec, states: np.ndarray, wishes: np.ndarray, s: np.ndarray, hold: int, every: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How a miss grows until the next decision: by itself, by a change of wishes, and where there is neither.
 
@@ -114,21 +134,23 @@ def linear(
         wishes: likewise.
         s: where it is then along the track, m.
         hold: frames between two decisions.
+        every: frames from one that is looked at to the next.
     """
-    count = len(s)
+    frames = len(s)
+    here = np.arange(0, frames, every)
+    then, count = (here + hold) % frames, len(here)
     slope, bank, dip = (
         np.interp(s, track.s, each, period=track.length) for each in (track.slope, track.bank, track.dip)
     )
     pulls = dynamics.slope_gravity(slope, bank, np.sin(states[ANGLE]), np.cos(states[ANGLE]))
     weights = np.stack((*pulls, dynamics.weight(slope, bank, dip, states[VX], states[VX + 2])))
-    then = (np.arange(count) + hold) % count
     x, y, heading = road.places(track, s, states[N])
     yaw, curvature = heading + states[ANGLE], np.interp(s, track.s, track.curvature, period=track.length)
     # All is seen from where the car is in the beginning, so that single precision is enough.
     cosine, sine = np.cos(yaw), np.sin(yaw)
-    dx, dy = x[then] - x, y[then] - y
-    there_x, there_y = dx * cosine + dy * sine, dy * cosine - dx * sine
-    road_angle = heading[then] - yaw
+    dx, dy = x[then] - x[here], y[then] - y[here]
+    there_x, there_y = dx * cosine[here] + dy * sine[here], dy * cosine[here] - dx * sine[here]
+    road_angle = heading[then] - yaw[here]
     rates = np.gradient(np.concatenate((states[:, -2:], states, states[:, :2]), 1), axis=1)[:, 2:-2]
     gone = np.concatenate((s[-1:] - track.length, s, s[:1] + track.length))
     rates /= 0.5 * (gone[2:] - gone[:-2])
@@ -136,7 +158,7 @@ def linear(
     given = np.zeros((step.GIVEN, count), np.float32)
     given[[step.PRESSED, step.HELD, step.ENGAGED]], given[step.GRIP : step.GRIP + 4] = 1, 1
     begun = np.zeros((step.STATES, count), np.float32)
-    begun[step.VX :] = states[VX:]
+    begun[step.VX :], begun_angle, wishes = states[VX:, here], states[ANGLE, here], wishes[:, here]
 
     def missed(state: np.ndarray, wish: np.ndarray) -> np.ndarray:
         asked, now, seen = given.copy(), state.astype(np.float32), np.zeros((step.SEEN, count), np.float32)
@@ -145,7 +167,7 @@ def linear(
             accelerates, (wish[1], 0 * wish[1]), (0 * wish[1], -wish[1])
         )
         for frame in range(hold):
-            asked[[step.PULL_X, step.PULL_Y, step.WEIGHT]] = weights[:, (np.arange(count) + frame) % count]
+            asked[[step.PULL_X, step.PULL_Y, step.WEIGHT]] = weights[:, (here + frame) % frames]
             step.advance(numbers, drive, now, asked, seen, step.RATE // world.FRAMES)
         now = now.astype(float)
         dx, dy = now[step.X] - there_x, now[step.Y] - there_y
@@ -165,8 +187,8 @@ def linear(
             moved = begun.copy()
             if row == N:
                 moved[step.X], moved[step.Y] = (
-                    sign * small * np.sin(states[ANGLE]),
-                    sign * small * np.cos(states[ANGLE]),
+                    sign * small * np.sin(begun_angle),
+                    sign * small * np.cos(begun_angle),
                 )
             elif row == ANGLE:
                 moved[step.YAW] = sign * small
