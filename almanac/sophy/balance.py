@@ -26,10 +26,11 @@ _SPEEDS = np.array([4.0, 10, 16, 22, 30, 40, 50, 62, 75, 90, 110])
 """m/s for which a diagram is known."""
 _PARTS = np.array([0.0, 0.4, 0.65, 0.82, 0.92, 0.97, 1.0])
 """Of the most that a car can turn."""
-_REAR = 1.0
 _HALVINGS = 12
 _HARDEST = 60.0
 """m/s²."""
+_PEDALS = 0.2
+"""s around a place over which speeds are averaged."""
 _BRAKES = 0.93
 """The part of what a car can brake that is asked of it: what is left corrects (measured: with all of it, cars came too fast into bends)."""
 
@@ -188,7 +189,7 @@ def slip_for(tyre: TyreSpec, grip: float) -> float:
 def diagram(car: CarSpec, grip: float) -> Diagram:
     """What a car can do on a level road while each tyre uses at most a part of its grip."""
     numbers = car.equations()
-    limits = [slip_for(car.tyre_front, grip)] * 2 + [_REAR * slip_for(car.tyre_rear, grip)] * 2
+    limits = [slip_for(car.tyre_front if wheel < 2 else car.tyre_rear, grip) for wheel in range(4)]
 
     def can(
         speed: np.ndarray, rise: np.ndarray, across: np.ndarray, begun: np.ndarray
@@ -332,7 +333,27 @@ def _speeds(
                 gap = gaps[last] if forward else gaps[at]
                 speed[at] = min(speed[at], math.sqrt(max(now * now + 2 * gap * change, 1.0)))
             last = at
-    return speed
+    return _unhurried(speed, gaps)
+
+
+@compiled_exactly
+def _unhurried(speed: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Speeds whose summits are rounded, because pedals take time."""
+    count = len(speed)
+    found = np.empty(count)
+    for at in range(count):
+        total, weight, reach = speed[at] ** 2, 1.0, _PEDALS * speed[at]
+        for way in (1, -1):
+            place, near = 0.0, at
+            while True:
+                place += gaps[near] if way > 0 else gaps[near - 1]
+                near = (near + way) % count
+                part = 1 - place / reach
+                if part <= 0:
+                    break
+                total, weight = total + part * speed[near] ** 2, weight + part
+        found[at] = min(speed[at], math.sqrt(total / weight))
+    return found
 
 
 @compiled_exactly

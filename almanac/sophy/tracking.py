@@ -288,6 +288,8 @@ _FREE = 0.05
 """The least that tyres are taken to have left along, squared, as a part of their grip."""
 _CRAWLING = 5.0
 """m/s below which slip angles say little."""
+_UNAIDED = 0.92
+"""The part of it that is asked of brakes without ABS: who is late doesn't lock a wheel to catch up."""
 _LOCKED = 1.2
 """Slip ratio as a part of that near the peak, from which a pedal is eased."""
 
@@ -324,6 +326,7 @@ def pedals(car: Any, drive: Any, them: Any, number: int, time: float) -> tuple[f
         front, rear, locking, _ = _left(car, them, number, loads)
         most = min(front * drive.radius_front / drive.brake_front, rear * drive.radius_rear / drive.brake_rear)
         brake = min(0.5 * most, 1.0)
+    brake *= _UNAIDED + (1 - _UNAIDED) * drive.abs
     return throttle, brake * min(max(1 + _LOCKED + locking, 0.3), 1.0)
 
 
