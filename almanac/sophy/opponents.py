@@ -31,16 +31,22 @@ _STRAIGHT = 1 / 150
 """rad/m of a line up to which a car is passed there; in bends it is followed."""
 _FORESEEN = 0.4
 """s for which a car ahead is taken to go on braking as it does."""
-_HEADWAY, _GAP = 0.3, 2.0
-"""s and m that a driver keeps behind a car in its path."""
+_HEADWAY, _PASSING, _GAP = 0.3, 0.1, 2.0
+"""s, s where it is about to pass, and m that a driver keeps behind a car in its path."""
 _EASE = 8.0
 """m/s² of braking that it counts on to keep them."""
 _LOOK = 2.0
 """s ahead in which cars matter."""
-_OFF_LINE = 0.9
-"""Of its speed, that a driver keeps away from its line."""
+_OFF_LINE, _OFF_TRACK = 0.92, 0.7
+"""Of its speed, that a driver keeps in bends away from its line, and off the track."""
+_SOON = 1.5
+"""s in which a bend comes."""
+_STANDING = 5.0
+"""m/s below which a car is in the way wherever it is."""
 _SLIDING, _ASTRAY = 0.35, 0.9
 """rad between where a car points and moves, or the road goes, from which it is caught or turned, before anything else."""
+_FACING, _TURNING = 0.5, 7.0
+"""rad from which a slow car's nose may be at a wall, and m that it needs to turn from there."""
 _SLOW, _WALKING = 6.0, 5.0
 """m/s below which no slide matters, and at which it turns around."""
 
@@ -132,8 +138,10 @@ def _decide(
     for at in range(numbers.shape[0]):
         number, way = numbers[at], Guide(gap, rows[which[at]])
         throttle, brake = tracking.pedals(car, drive, them, number, time)
-        if not _recover(car, them, number, wish):
+        if not _recover(where, body, them, number, wish):
             aside, most = (0.0, 1e9) if each == 1 else _around(way, where, body, them, number, each)
+            if them.off[number]:
+                most = min(most, max(_OFF_TRACK * tracking.known(way, them.travelled[number])[1], _WALKING))
             tracking.ask(way, car, them, number, aside, most, wish)
             wish[1] = max(wish[1], -brake)
         wish[1] = min(wish[1], throttle)
@@ -141,7 +149,7 @@ def _decide(
 
 
 @compiled_exactly
-def _recover(car: Any, them: Any, number: int, wish: np.ndarray) -> bool:
+def _recover(where: Any, body: Any, them: Any, number: int, wish: np.ndarray) -> bool:
     """Catch a car that slides, and turn one that faces elsewhere; whether there was need."""
     state = them.state
     vx, vy, turn = float(state[step.VX, number]), float(state[step.VY, number]), float(state[step.TURN, number])
@@ -154,6 +162,12 @@ def _recover(car: Any, them: Any, number: int, wish: np.ndarray) -> bool:
         else:
             wish[0], wish[1] = 0.0, -0.5
         return True
+    if abs(angle) > _FACING and vx < _WALKING:
+        room = _room(where, body, them, number, 1.0)
+        stuck = them.wall[number] or room < 1.0
+        if (stuck or vx < -0.05) and room < _TURNING and _room(where, body, them, number, -1.0) > 1.0:
+            wish[0], wish[1] = math.copysign(1.0, angle), 0.0  # marshals push
+            return True
     if abs(angle) < _ASTRAY:
         return False
     if vx < -0.5:
@@ -162,6 +176,16 @@ def _recover(car: Any, them: Any, number: int, wish: np.ndarray) -> bool:
     wish[0] = -math.copysign(1.0, angle)
     wish[1] = min(0.1 * (_WALKING - vx), 0.25)
     return True
+
+
+@compiled_exactly
+def _room(where: Any, body: Any, them: Any, number: int, way: float) -> float:
+    """To the wall that a car's nose (1) or tail (−1) points to, m."""
+    row, angle = where.points[them.nearest[number]], them.angle[number]
+    across = way * math.sin(angle)
+    end = them.offset[number] + 0.5 * body.length * across
+    gap = row[road.WALL_LEFT] - end if across > 0 else row[road.WALL_RIGHT] + end
+    return (gap - 0.5 * body.width * abs(math.cos(angle))) / max(abs(across), 0.1)
 
 
 @compiled_exactly
@@ -194,8 +218,7 @@ def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) 
             if (
                 abs(them.offset[other] - path) < wide
                 and ahead < nearest
-                and abs(yaw) < _STRAIGHT * pace
-                and slowing > -_EASE
+                and (theirs < _STANDING or (abs(yaw) < _STRAIGHT * pace and slowing > -_EASE))
             ):
                 nearest = ahead
                 front = points[them.nearest[other]]
@@ -206,13 +229,18 @@ def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) 
                     side = 1.0 if aside < 0 else -1.0
                 target = them.offset[other] + side * (wide + 0.1)
             if abs(aside) < body.width + 0.3:
-                room = max(ahead - body.length - _GAP - _HEADWAY * vx, 0.0)
+                headway = _PASSING if nearest == ahead else _HEADWAY
+                room = max(ahead - body.length - _GAP - headway * vx, 0.0)
                 most = min(most, math.sqrt(max(theirs, 0.0) ** 2 + 2 * _EASE * room))
                 if ahead < body.length + 0.5 * _GAP:
                     most = min(most, 0.9 * theirs)
+                if theirs < _STANDING and abs(aside) > 0.3:
+                    most = max(most, 0.5 * _WALKING)
     target = min(max(target, low), high) if low <= high else 0.5 * (low + high)
     target = min(max(target, right), left)
     if abs(target - line) > 0.5:
         bend = 1 - max(turn / speed * (target - line), 0.0)
-        most = min(most, _OFF_LINE * speed * math.sqrt(max(bend, 0.3)))
+        _, later, turned = tracking.known(way, them.travelled[number] + _SOON * vx)
+        if max(abs(turn) / speed, abs(turned) / later) > _STRAIGHT:
+            most = min(most, _OFF_LINE * speed * math.sqrt(max(bend, 0.3)))
     return target - line, most

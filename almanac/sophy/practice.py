@@ -42,7 +42,7 @@ _SMOOTH = 15.0
 _SPARE = 0.015
 """Grip that is left for what practice did not know."""
 _STRAYED, _TURNED, _LOCKED = 0.5, 0.12, 3.0
-"""m beside the line, rad off its direction, m/s too fast, and the slip ratio of a braked wheel as a part of that near its peak, from which
+"""m beside the line, rad of slide more than meant, and the slip ratio of a braked wheel as a part of that near its peak, from which
 something went wrong."""
 
 
@@ -74,7 +74,7 @@ def diagram(car: CarSpec, grip: float) -> balance.Diagram:
     return balance.diagram(car, grip)
 
 
-def practise(track: Track, car: CarSpec, hold: int, tell: Any = None) -> Practised:
+def practise(track: Track, car: CarSpec, hold: int) -> Practised:
     """Learn how much grip each place bears.
 
     Args:
@@ -86,13 +86,11 @@ def practise(track: Track, car: CarSpec, hold: int, tell: Any = None) -> Practis
     where = road.road(track)
     s = line.step * np.arange(len(line.offset))
     grip, most = np.full(len(s), _BEGUN), np.full(len(s), _MOST)
-    best, least = None, np.inf
+    known, best, least = Practised(line, grip), None, np.inf
     for lap in range(_LAPS):
         known = Practised(line, gaussian_filter1d(grip, _SMOOTH / line.step, mode="wrap"))
         meant = plan(track, car, known, 1.0)
         troubles = _drive(track, where, car, meant, hold)
-        if tell is not None:
-            tell(lap, meant.lap_time, troubles, known)
         if len(troubles) == 0 and meant.lap_time < least:
             best, least = known, meant.lap_time
         if len(troubles) == 0 and lap >= len(_MORE):
@@ -109,7 +107,7 @@ def practise(track: Track, car: CarSpec, hold: int, tell: Any = None) -> Practis
 
 
 def _drive(track: Track, where: Road, car: CarSpec, lap: Lap, hold: int) -> np.ndarray:
-    """Where each of some cars that drive a lap went wrong, m; those that did not are not among them."""
+    """Where each of some cars that drive a lap went wrong, m; those that did not, or hardly had begun, are not among them."""
     way, numbers = tracking.guide(track, car, lap, hold), step.numbers(car)
     states, wishes, places = tracking.timed(track, car, lap)
     them = world.cars(_CARS, 1)
@@ -154,30 +152,23 @@ def _practise(
             them.given[step.THROTTLE_TO, number], them.given[step.BRAKE_TO, number] = max(pedal, 0.0), max(-pedal, 0.0)
         world.frame(where, car, drive, body, them, 1)
         for number in range(len(went_wrong)):
-            if np.isnan(went_wrong[number]):
-                r = _is_wrong(way, car, them, number, locked)
-                if r:
-                    went_wrong[number] = (
-                        math.floor(them.travelled[number]) + 0.1 * r if frame > _SETTLING * world.FRAMES else np.inf
-                    )
+            if np.isnan(went_wrong[number]) and _is_wrong(way, car, them, number, locked):
+                judged = frame > _SETTLING * world.FRAMES
+                went_wrong[number] = them.travelled[number] if judged else np.inf
 
 
 @compiled_exactly
-def _is_wrong(way: Guide, car: Any, them: Any, number: int, locked: float) -> int:
-    line, speed, turn = tracking.known(way, them.travelled[number])
+def _is_wrong(way: Guide, car: Any, them: Any, number: int, locked: float) -> bool:
+    line, _, _ = tracking.known(way, them.travelled[number])
+    meant = way.rows[math.floor(them.travelled[number] / way.step) % way.rows.shape[0]]
     vx, vy = them.state[step.VX, number], them.state[step.VY, number]
-    place = int(math.floor(them.travelled[number] / way.step)) % way.rows.shape[0]
-    if them.off[number]:
-        return 1
-    if them.wall[number]:
-        return 2
-    if abs(them.offset[number] - line) > _STRAYED:
-        return 3
-    if abs(vy - way.rows[place, tracking.VX + 1]) > _TURNED * vx:
-        return 5
+    if them.off[number] or them.wall[number] or abs(them.offset[number] - line) > _STRAYED:
+        return True
+    if abs(vy - meant[tracking.VX + 1]) > _TURNED * vx:
+        return True
     for wheel in range(4):
         tyre = car.tyre_front if wheel < 2 else car.tyre_rear
         peak = dynamics.peaks(tyre, them.seen[step.LOAD + wheel, number])[2]
         if them.seen[step.SLIP + wheel, number] < -locked * peak:
-            return 6
-    return 0
+            return True
+    return False

@@ -207,6 +207,8 @@ _NEAR, _SLOW = 1.0, 3.0
 """Misses across (m) and of speed (m/s) that count in steering; larger ones are mended no faster."""
 _GENTLY = 12.0
 """m²/s: divided by the speed, the most that counts of a miss across, where the car is not to be on the line itself."""
+_FULL, _LONG = 0.9, 1.5
+"""Pedal that accelerates all the car can, and s for which the lap must go on so."""
 _FOLLOWS = 0.25
 """Pedal per m/s that a car is slower than it may be, where it may not be as fast as the lap."""
 
@@ -279,6 +281,12 @@ def ask(way: Guide, car: Any, them: Any, number: int, aside: float, most: float,
         steer -= (first[gain] * (1 - part) + second[gain] * part) * miss
         gain += STATES
         pedal -= (first[gain] * (1 - part) + second[gain] * part) * (vx - speed if row == VX else miss)
+    if (
+        vx > speed and pedal > 0 and first[_WISH + 1] > _FULL
+    ):  # who is faster than the lap, behind another car, stays so till it brakes
+        there = way.rows[int(whole + math.ceil(_LONG * vx / way.step)) % count]
+        if there[_WISH + 1] > _FULL:
+            pedal = max(pedal, first[_WISH + 1])
     if most < speed:
         pedal = min(pedal, _FOLLOWS * (most - vx))
     wish[0], wish[1] = steer, pedal

@@ -79,10 +79,27 @@ def test_drivers_lap_as_planned_without_a_slide_and_slower_with_less_skill(name,
     assert not cars.off_time.any() and not cars.wall_time.any() and (driven.slide < 0.2).all()
     assert cars.lap_time[0] > 1.1 * cars.lap_time[1] > 0
     line = driven.drivers.line
-    plans = [opponents.plan(course, spec, line, skill).lap_time for skill in skills]
+    plans = [each.lap_time for each in driven.drivers.plans]
     assert np.allclose(cars.lap_time, plans, rtol=0.015)
     gap = line.length / len(line.x)
     assert cars.lap_time[1] < 1.15 * steady.lap_time(steady.speeds(spec, line.curvature, gap), gap)
+
+
+@pytest.mark.parametrize("name", CARS)
+def test_a_driver_is_clean_over_crests_and_in_banked_bends(name, needs_data):
+    needs_data("racing")
+    driven = Driven(track.find("catalunya_3d"), CARS[name], [1.0], [(-300.0, 0.0, 0.0, 25.0)]).seconds(125)
+    cars = driven.cars
+    assert not cars.off_time.any() and not cars.wall_time.any() and driven.slide < 0.2
+    assert 0 < cars.lap_time[0] < 1.015 * driven.drivers.plans[0].lap_time
+
+
+@pytest.mark.parametrize("name", CARS)
+def test_a_car_that_stands_with_its_nose_to_a_wall_is_turned_and_drives_on(name, tmp_path):
+    course = made.oval(tmp_path)
+    places = [(300.0, 14.0, 0.5 * math.pi, 3.0), (300.0, -12.0, -0.5 * math.pi, 8.0), (300.0, 12.0, 1.2, 10.0)]
+    driven = Driven(course, CARS[name], [0.8] * len(places), places).seconds(20)
+    assert (driven.cars.state[step.VX] > 5).all() and (np.abs(driven.cars.angle) < 0.5).all()
 
 
 @pytest.mark.parametrize("name", CARS)
