@@ -29,11 +29,11 @@ _ROOM = 0.6
 """Between the sides of two cars, m, at least, where one passes."""
 _STRAIGHT = 1 / 150
 """rad/m of a line up to which a car is passed there; in bends it is followed."""
-_FORESEEN = 0.4
+_FORESEEN = 0.25
 """s for which a car ahead is taken to go on braking as it does."""
-_HEADWAY, _PASSING, _GAP = 0.3, 0.1, 2.0
+_HEADWAY, _PASSING, _GAP = 0.15, 0.05, 2.0
 """s, s where it is about to pass, and m that a driver keeps behind a car in its path."""
-_EASE = 8.0
+_EASE = 10.0
 """m/s² of braking that it counts on to keep them."""
 _LOOK = 2.0
 """s ahead in which cars matter."""
@@ -218,7 +218,7 @@ def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) 
             if (
                 abs(them.offset[other] - path) < wide
                 and ahead < nearest
-                and (theirs < _STANDING or (abs(yaw) < _STRAIGHT * pace and slowing > -_EASE))
+                and (theirs < _STANDING or abs(yaw) < _STRAIGHT * pace)
             ):
                 nearest = ahead
                 front = points[them.nearest[other]]

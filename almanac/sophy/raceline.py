@@ -22,8 +22,8 @@ _MARGIN = 0.3
 _MOST_POINTS = 1300
 """Of a fastest line: the search takes seconds."""
 _SWERVE = 1e-3
-"""s³/m, what a change of acceleration across costs along the way: a point turns in no time, but no car (measured: from a tenth to five times
-that, laps differ by half a part in a hundred; without it the search doesn't end)."""
+"""s³/m, what a change of acceleration across costs along the way: a point turns in no time, but no car (measured: from a tenth to five
+times that, laps differ by half a part in a hundred; without it the search doesn't end)."""
 _FASTEST, _BEGUN = 115.0, 15.0
 """m/s of a point at most, and that the search begins with."""
 

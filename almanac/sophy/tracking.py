@@ -206,7 +206,7 @@ def linear(
 _NEAR, _SLOW = 1.0, 3.0
 """Misses across (m) and of speed (m/s) that count in steering; larger ones are mended no faster."""
 _GENTLY = 12.0
-"""m²/s: divided by the speed, the most that counts of a miss across, where the car is not to be on the line itself."""
+"""m²/s: divided by the speed, the most that counts of a miss across: who comes back to the line in haste slides."""
 _FULL, _LONG = 0.9, 1.5
 """Pedal that accelerates all the car can, and s for which the lap must go on so."""
 _FOLLOWS = 0.25
@@ -249,7 +249,7 @@ def ask(way: Guide, car: Any, them: Any, number: int, aside: float, most: float,
     speed = first[VX] * (1 - part) + second[VX] * part
     turn = first[VX + 2] * (1 - part) + second[VX + 2] * part
     slow = min(max(vx - speed, -_SLOW), _SLOW)
-    across = _NEAR if aside == 0 else min(_NEAR, _GENTLY / max(vx, 1.0))
+    across = min(_NEAR, _GENTLY / max(vx, 1.0))
     now, near = min(max(vx / speed, 0.0), 1.5), 1 + slow / speed
     steer, pedal = (
         first[_WISH] * (1 - part) + second[_WISH] * part,
@@ -297,7 +297,8 @@ _FREE = 0.05
 _CRAWLING = 5.0
 """m/s below which slip angles say little."""
 _UNAIDED = 0.92
-"""The part of it that is asked of brakes without ABS: who is late doesn't lock a wheel to catch up."""
+"""The part of it that is asked without ABS of brakes, and without traction control of the engine: who is late doesn't lock a wheel to catch
+up."""
 _LOCKED = 1.2
 """Slip ratio as a part of that near the peak, from which a pedal is eased."""
 
@@ -324,6 +325,7 @@ def pedals(car: Any, drive: Any, them: Any, number: int, time: float) -> tuple[f
     spin = max(0.5 * (state[step.SPIN + 2, number] + state[step.SPIN + 3, number]), drive.slowest)
     engine = max(dynamics.full_power(drive.power, drive.gears, np.float32(spin)), np.float32(1))
     throttle = rear * drive.radius_rear * spin / engine * min(max(1 + _LOCKED - spinning, 0.0), 1.0)
+    throttle *= _UNAIDED + (1 - _UNAIDED) * drive.traction
     brake, locking, vx = 0.0, 0.0, state[step.VX, number]
     for _ in range(3):  # load follows from braking, and braking from load
         force = 2 * brake * (drive.brake_front / drive.radius_front + drive.brake_rear / drive.radius_rear)

@@ -32,8 +32,8 @@ _PUSHED = 0.05
 _BOUNCE_WALL, _RUB_WALL = 0.2, 0.4
 """Restitution and friction of walls."""
 _MARSHALS, _MARSHALS_WALK, _MARSHALS_REACH = 6.0, 2.0, 11.0
-"""m/s² by which marshals push back a car that stands with its nose to a wall, m/s up to which they do, and m before it: no car has a reverse
-gear here."""
+"""m/s² by which marshals push back a car that stands with its nose to a wall, m/s up to which they do, and m before it: no car has a
+reverse gear here."""
 _BOUNCE_CAR, _RUB_CAR = 0.1, 0.4
 """Of cars."""
 
