@@ -37,8 +37,10 @@ _EASE = 10.0
 """m/s² of braking that it counts on to keep them."""
 _LOOK = 2.0
 """s ahead in which cars matter."""
-_OFF_LINE, _OFF_TRACK = 0.92, 0.7
-"""Of its speed, that a driver keeps in bends away from its line, and off the track."""
+_OFF_LINE, _ASIDE = 0.92, 1.0
+"""Of its speed, that a driver keeps in bends away from its line, and m from which it is that."""
+_OFF_TRACK = 15.0
+"""m/s off the track."""
 _SOON = 1.5
 """s in which a bend comes."""
 _STANDING = 5.0
@@ -140,8 +142,11 @@ def _decide(
         throttle, brake = tracking.pedals(car, drive, them, number, time)
         if not _recover(where, body, them, number, wish):
             aside, most = (0.0, 1e9) if each == 1 else _around(way, where, body, them, number, each)
+            line, speed, turn = tracking.known(way, them.travelled[number])
             if them.off[number]:
-                most = min(most, max(_OFF_TRACK * tracking.known(way, them.travelled[number])[1], _WALKING))
+                most = min(most, max(min(0.5 * speed, _OFF_TRACK), _WALKING))
+            elif abs(them.offset[number] - line - aside) > _ASIDE and abs(turn) > _STRAIGHT * speed:
+                most = min(most, _OFF_LINE * speed)
             tracking.ask(way, car, them, number, aside, most, wish)
             wish[1] = max(wish[1], -brake)
         wish[1] = min(wish[1], throttle)

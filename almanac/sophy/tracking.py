@@ -205,7 +205,7 @@ def linear(
 
 _NEAR, _SLOW = 1.0, 3.0
 """Misses across (m) and of speed (m/s) that count in steering; larger ones are mended no faster."""
-_GENTLY = 12.0
+_GENTLY = 25.0
 """m²/s: divided by the speed, the most that counts of a miss across: who comes back to the line in haste slides."""
 _FULL, _LONG = 0.9, 1.5
 """Pedal that accelerates all the car can, and s for which the lap must go on so."""
