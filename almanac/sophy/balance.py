@@ -113,8 +113,9 @@ def _missing(car: CarSpec, motion: Motion, found: np.ndarray) -> tuple[np.ndarra
     torques = (-front, -front, driven[0] - rear, driven[1] - rear)
     radii = 2 * (car.tyre_front.radius,) + 2 * (car.tyre_rear.radius,)
     left = [(torque - radius * force) / 1000 for torque, radius, force in zip(torques, radii, along, strict=True)]
-    rolling = car.rolling * weight
-    return np.stack((made[0] - rolling - ax, made[1] - ay, made[2] - motion.turning, *left)), np.stack(loads)
+    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, vx, vy)
+    missing = made[0] + slowed[0] - ax, made[1] + slowed[1] - ay, made[2] - motion.turning, *left
+    return np.stack(missing), np.stack(loads)
 
 
 def balance(
@@ -219,7 +220,7 @@ def diagram(car: CarSpec, grip: float) -> Diagram:
         return good
 
     held = (numbers.drag * _SPEEDS**2) / car.mass
-    coasting = -held - car.rolling * dynamics.GRAVITY
+    coasting = -held - car.rolling * (dynamics.GRAVITY + numbers.lift / car.mass * _SPEEDS**2)
     across = search(
         _SPEEDS, np.zeros(len(_SPEEDS)), np.full(len(_SPEEDS), _HARDEST), lambda value: (coasting - 0.3, value)
     )  # brakes touched: without a pedal nothing says how the torques are

@@ -90,7 +90,7 @@ def optimal_lap(
     Args:
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
         track: a track that ships or is at hand, or a file, as `track` takes it.
-        spacing: between points of the lap, m, about: halving it takes twice as long.
+        spacing: between points of the lap, m, on average: halving it takes twice as long.
         out: a .csv for the lap with all its states; default: out/sophy/TRACK-CAR.csv. That which was driven is beside it (…-driven.csv),
             and `replay` shows both.
         picture: a .png to draw it into, coloured by speed.
@@ -107,14 +107,15 @@ def optimal_lap(
 
     spec, course = cars.load(car), tracks.find(track)
     console.log(f"searching for the fastest lap of {course.name} ({course.length:,.0f} m): a minute or two")
-    found = optimal.optimal_lap(spec, course, spacing, verbose)
+    with console.progress("searching", 0, "iterations") as advance:
+        found = optimal.optimal_lap(spec, course, spacing, verbose, lambda seconds: advance(1, f"{seconds:.2f} s"))
     path = out or OUT / f"{course.name}-{Path(car).stem}.csv"
     laps.write(found.lap, path)
     facts = {"lap_time_s": round(found.lap.lap_time, 3), "iterations": found.iterations, "file": str(path)}
     if drive:
         facts |= {"replay_lap_time_s": None, "replay_off_course_frames": None}
         try:
-            with console.progress(f"driving it, {found.lap.lap_time:.2f} s", replays.MOST, "laps") as advance:
+            with console.progress(f"driving it, {found.lap.lap_time:.2f} s", replays.LAPS, "laps") as advance:
                 driven = replays.replay(found.lap, course, spec, lambda seconds: advance(1, f"{seconds:.2f} s"))
             beside = path.with_stem(f"{path.stem}-driven")
             laps.write(driven.lap, beside)

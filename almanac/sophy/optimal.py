@@ -2,12 +2,14 @@
 a track, where the car is across it, how it moves, and what its driver does, so that all follow from each other and time is least. CasADi
 makes the derivatives, IPOPT searches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import casadi
 import numpy as np
 from jaxtyping import Float
+from scipy.ndimage import gaussian_filter1d
 
 from almanac.runtime.errors import RunFailed
 from almanac.sophy import steady
@@ -25,6 +27,8 @@ _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
 _FROM_WALLS = 0.1
 """m between a wall and a car's corner."""
+_EVEN = 20.0
+"""m over which the density of points is smoothed."""
 _POWERS = 9
 """Degree of what stands for a gearbox."""
 _BEGUN = 0.7
@@ -44,21 +48,28 @@ class Found:
     iterations: int
 
 
-def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: bool = False) -> Found:
+def optimal_lap(
+    car: CarSpec,
+    track: Track,
+    spacing: float = _SPACING,
+    verbose: bool = False,
+    tell: Callable[[float], None] = lambda seconds: None,
+) -> Found:
     """The fastest flying lap of a car on a track.
 
     Args:
         car: the car; its wheels stay on the asphalt, where it is along the track, and its corners before the walls.
         track: the track.
-        spacing: between points of the lap, m, about.
+        spacing: between points of the lap, m, on average: they are nearer to each other where it is slow.
         verbose: whether IPOPT tells what it does.
+        tell: is told at each iteration what the search is at, s.
 
     Raises:
         RunFailed: the search ended without a lap.
     """
-    points = round(track.length / spacing)
-    step = track.length / points
-    s = step * np.arange(points)
+    speed = steady.speeds(car, track.curvature, track.s[1] - track.s[0], _BEGUN)
+    s, step = _mesh(track, speed, spacing)
+    points = len(s)
     road = _road(track, s)
     numbers = car.equations()
     x = casadi.SX.sym("x", _ROWS, points)
@@ -70,26 +81,33 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
     def step_on(value: Any) -> Any:
         return value[after] - value
 
+    half, turned = casadi.DM(0.5 * step[None]), {_ANGLE: casadi.DM(road.turned[None])}
     pieces = []
     for row, rate in zip((_N, _ANGLE, _VX, _VY, _TURN), rates, strict=True):
-        pieces.append((step_on(rows[row]) - 0.5 * step * (rate + rate[after])) / _SCALE[row])
-    time = 0.5 * step * (pace + pace[after])
+        change = step_on(rows[row]) + turned.get(row, 0)
+        pieces.append((change - half * (rate + rate[after])) / _SCALE[row])
+    time = half * (pace + pace[after])
     for torque, spin, inertia in wheels:
         turning = inertia * step_on(spin) / time if inertia else 0.0
         pieces.append((torque[after] - turning if inertia else torque) / 1000.0)
     pieces += [(found - rows[row]) / _SCALE[row] for row, found in zip((_AX, _AY), held, strict=True)]
-    calm = _CALM_STEERING * casadi.sumsqr(step_on(rows[_STEER])) / step
-    calm += _CALM_PEDAL * casadi.sumsqr(step_on(rows[_PEDAL])) / step
+    calm = _CALM_STEERING * casadi.sum2(step_on(rows[_STEER]) ** 2 / (2 * half))
+    calm += _CALM_PEDAL * casadi.sum2(step_on(rows[_PEDAL]) ** 2 / (2 * half))
     room = _room(car, track, s, rows)
     lowest = np.concatenate((np.zeros(points * len(pieces)), np.full(room.numel(), -np.inf)))
     constraints = casadi.vertcat(*(casadi.vec(piece) for piece in pieces), room)
     problem = {"x": casadi.vec(x), "f": casadi.sum2(time) + calm, "g": constraints}
-    tell = {"print_time": verbose, "ipopt.print_level": 5 if verbose else 0, "ipopt.sb": "yes"}
-    search = casadi.nlpsol(
-        "lap", "ipopt", problem, {**tell, "ipopt.max_iter": 1000, "ipopt.tol": 1e-6, "ipopt.mu_strategy": "adaptive"}
-    )
+    told = _Told(x.numel(), constraints.numel(), tell)
+    how = {
+        "print_time": verbose,
+        "ipopt.print_level": 5 if verbose else 0,
+        "ipopt.sb": "yes",
+        "iteration_callback": told,
+    }
+    how |= {"ipopt.max_iter": 1000, "ipopt.tol": 1e-6, "ipopt.mu_strategy": "adaptive"}
+    search = casadi.nlpsol("lap", "ipopt", problem, how)
     least, most = _bounds(car, road)
-    begun = np.clip(_begin(car, track, s), least + 1e-6, most - 1e-6)
+    begun = np.clip(_begin(car, track, s, speed), least + 1e-6, most - 1e-6)
 
     def flat(values: np.ndarray) -> np.ndarray:
         return (values / _SCALE[:, None]).T.ravel()
@@ -114,6 +132,38 @@ def optimal_lap(car: CarSpec, track: Track, spacing: float = _SPACING, verbose: 
     return Found(lap, about["iter_count"])
 
 
+class _Told(casadi.Callback):
+    """What is called at each iteration of a search."""
+
+    def __init__(self, unknowns: int, constraints: int, tell: Callable[[float], None]):
+        super().__init__()
+        self.sizes = {"f": 1, "x": unknowns, "lam_x": unknowns, "g": constraints, "lam_g": constraints}
+        self.tell = tell
+        self.construct("told", {})
+
+    def get_n_in(self) -> int:
+        return casadi.nlpsol_n_out()
+
+    def get_n_out(self) -> int:
+        return 1
+
+    def get_sparsity_in(self, i: int) -> Any:
+        return casadi.Sparsity.dense(self.sizes.get(casadi.nlpsol_out(i), 0), 1)
+
+    def eval(self, arg: Any) -> list[int]:
+        self.tell(float(arg[casadi.nlpsol_out().index("f")]))
+        return [0]
+
+
+def _mesh(track: Track, speed: Float[np.ndarray, " all"], spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places along a track, m, at nearly even times, so that bends have more of them, and the steps from each to the next."""
+    dense = gaussian_filter1d(1 / speed, _EVEN / (track.s[1] - track.s[0]), mode="wrap")
+    done = np.append(0.0, dense.cumsum())
+    count = round(track.length / spacing)
+    s = np.interp(done[-1] / count * np.arange(count), done, np.append(track.s, track.length))
+    return s, np.diff(np.append(s, track.length))
+
+
 @dataclass(frozen=True)
 class _Road:
     """A track at the points of a lap, as rows that CasADi takes."""
@@ -123,6 +173,8 @@ class _Road:
     bank: Any
     dip: Any
     """Change of slope, rad/m."""
+    turned: np.ndarray
+    """By how much the road turns to the next point, rad."""
     left: np.ndarray
     right: np.ndarray
 
@@ -134,7 +186,9 @@ def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
     curvature, slope, bank, dip = (
         casadi.DM(at(each)[None]) for each in (track.curvature, track.slope, track.bank, track.dip)
     )
-    return _Road(curvature, slope, bank, dip, at(track.left), at(track.right))
+    heading = np.append(track.heading, np.unwrap(track.heading[[-1, 0]])[1])
+    turned = np.diff(np.interp(np.append(s, track.length), np.append(track.s, track.length), heading))
+    return _Road(curvature, slope, bank, dip, turned, at(track.left), at(track.right))
 
 
 def _room(car: CarSpec, track: Track, s: Float[np.ndarray, " points"], rows: list[Any]) -> Any:
@@ -158,19 +212,21 @@ def _loads(numbers: dynamics.Car, rows: list[Any], road: _Road) -> tuple:
 def _point(
     numbers: dynamics.Car, car: CarSpec, rows: list[Any], road: _Road
 ) -> tuple[list[Any], Any, list[tuple[Any, Any, float]], tuple[Any, Any]]:
-    """At each point: how the first five rows change along the track, seconds a metre, of each wheel the torque that is left to turn it
-    faster, how fast it turns and its inertia, and what tyres and air accelerate the car by."""
+    """At each point: how the first five rows change along the track (the angle: to the plane), seconds a metre, of each wheel the torque
+    that is left to turn it faster, how fast it turns and its inertia, and what tyres, rolling and air accelerate the car by."""
     offset, angle, vx, vy, turn, steer, pedal = rows[: _PEDAL + 1]
     slips, loads = tuple(rows[_SLIP : _SLIP + 4]), _loads(numbers, rows, road)
     sine, cosine = casadi.sin(steer), casadi.cos(steer)
     forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, slips, loads, 1.0)
     ax, ay, turning = dynamics.body(numbers, forces, vx, 1.0)
+    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, vx, vy)
+    ax, ay = ax + slowed[0], ay + slowed[1]
     angle_sine, angle_cosine = casadi.sin(angle), casadi.cos(angle)
     down_ahead, down_left = dynamics.slope_gravity(road.slope, road.bank, angle_sine, angle_cosine)
     pace = (1 - offset * road.curvature) / (vx * angle_cosine - vy * angle_sine)
     rates = [
         pace * (vx * angle_sine + vy * angle_cosine),
-        pace * turn - road.curvature,
+        pace * turn,
         pace * (ax + down_ahead + turn * vy),
         pace * (ay + down_left - turn * vx),
         pace * turning,
@@ -226,10 +282,9 @@ def _bounds(car: CarSpec, road: _Road) -> tuple[np.ndarray, np.ndarray]:
     return least, most
 
 
-def _begin(car: CarSpec, track: Track, s: Float[np.ndarray, " points"]) -> np.ndarray:
+def _begin(car: CarSpec, track: Track, s: Float[np.ndarray, " points"], speed: Float[np.ndarray, " all"]) -> np.ndarray:
     """Where the search begins: on the centre line, at speeds that tyres and engine allow, more or less."""
-    curvature = np.interp(s, track.s, track.curvature, period=track.length)
-    speed = 0.9 * steady.speeds(car, curvature, s[1] - s[0], _BEGUN)
+    curvature, speed = (np.interp(s, track.s, each, period=track.length) for each in (track.curvature, 0.9 * speed))
     begun = np.zeros((_ROWS, len(s)))
     begun[_VX], begun[_TURN] = speed, speed * curvature
     begun[_STEER] = curvature * (car.front + car.rear)

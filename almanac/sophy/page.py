@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from almanac.runtime.errors import RunFailed
+from almanac.runtime.errors import RunFailed, UserError
 from almanac.runtime.services import ONE_AT_A_TIME, Services, tells_errors
 from almanac.sophy import opponents, optimal, race, replay, steward, view
 from almanac.sophy.lap import Lap
@@ -22,6 +22,7 @@ from almanac.sophy.sim.track import Track
 _CARS = {"GT3": "gt3", "Formula 1, 2014": "f1_2014"}
 _LAPS = 5
 """At most, so that other visitors wait less."""
+_KINDS = "give a closed line: GPX, GeoJSON, CSV of x, y and widths to the right and left, or fastest-lap's XML"
 _SPREAD = 0.1
 """Of the drivers' skills."""
 _ROLLING = 30.0
@@ -105,17 +106,20 @@ def _limit_tab() -> None:
     @tells_errors
     def run(course: str, own: str | None, car: str, progress=_PROGRESS) -> str:
         spec, where = cars.load(car), _track(course, own)
-        progress(0.0, "searching")
-        found = optimal.optimal_lap(spec, where)
-        _searched[race.digest(where), car] = found.lap
-        best, laps = found.lap.lap_time, 0
-        said, shown = f"<p><b>{best:.2f} s</b> is the fastest lap, found in {found.iterations} iterations. ", found.lap
+        laps = 0
+
+        def seek(seconds: float) -> None:
+            progress(None, f"searching: {seconds:.2f} s")
 
         def tell(seconds: float) -> None:
             nonlocal laps
             laps += 1
-            progress((laps, replay.MOST), f"driving it: {seconds:.2f} s")
+            progress((laps, replay.LAPS), f"driving it: {seconds:.2f} s")
 
+        found = optimal.optimal_lap(spec, where, tell=seek)
+        _searched[race.digest(where), car] = found.lap
+        best, shown = found.lap.lap_time, found.lap
+        said = f"<p><b>{best:.2f} s</b> is the fastest lap, found in {found.iterations} iterations. "
         try:
             driven = replay.replay(found.lap, where, spec, tell)
             said += (
@@ -147,7 +151,13 @@ def _course() -> tuple[gr.Dropdown, gr.File]:
 
 
 def _track(course: str, own: str | None) -> Track:
-    return _known(course) if own is None else tracks.load(Path(own))
+    if own is None:
+        return _known(course)
+    try:
+        return tracks.load(Path(own))
+    except UserError as error:
+        hint = _KINDS if "--help" in error.hint else error.hint  # no command line is here
+        raise UserError(error.what.replace(own, Path(own).name), hint) from None
 
 
 @lru_cache(8)
@@ -163,15 +173,19 @@ def _framed(page: str) -> str:
 
 
 def _table(judged: steward.Result) -> str:
-    head = "<tr><th>Place</th><th>Driver</th><th>Time</th><th>Best lap</th><th>Penalty</th></tr>"
+    """Who came in when. Columns that would say nothing are left out, so that it fits a phone."""
+    laps, punished = max(each.laps for each in judged.places) > 1, any(each.penalty for each in judged.places)
+    head = ["Place", "Driver", "Time, s", *["Best lap, s"] * laps, *["Penalty, s"] * punished]
     rows = []
     for each in judged.places:
-        time = "–" if each.time != each.time else f"{each.time:.3f} s"
-        best = f"{min(each.lap_times):.3f} s" if each.lap_times else "–"
-        penalty = f"{each.penalty:.1f} s" if each.penalty else ""
-        cells = (str(each.place), html.escape(each.name), time, best, penalty)
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f'<table class="places"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+        time = "–" if each.time != each.time else f"{each.time:.3f}"
+        best = f"{min(each.lap_times):.3f}" if each.lap_times else "–"
+        penalty = f"{each.penalty:.1f}" if each.penalty else ""
+        rows.append([str(each.place), html.escape(each.name), time, *[best] * laps, *[penalty] * punished])
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    table = f'<table class="places"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div style="overflow-x: auto">{table}</div>'
 
 
 def _results(hint: str) -> gr.HTML:

@@ -48,7 +48,7 @@ _STRAYS = np.array([0.5, 0.1, 1.5])
 """m, rad and m/s by which a lap may miss its aim."""
 _BESIDE, _RETURNS = 0.04, 0.15
 """m beside its line from which a lap must come back to it, and that it may be away meanwhile."""
-_TRIES, _LAPS, MOST = 12, 60, 120
+_TRIES, LAPS, _MOST = 12, 60, 120
 """Tries for each lap, laps from one beginning, and laps, at most."""
 _FAILURES = 3
 """Laps one after the other that were not found, each sought more timidly, before the search ends."""
@@ -120,14 +120,14 @@ class _Search:
         """The best of what several beginnings lead to, until that is near."""
         runs, lost = [], 0.0
         for grip in _GRIPS:
-            self.most = min(self.laps + _LAPS, MOST)
+            self.most = min(self.laps + LAPS, _MOST)
             first = self._begin(grip)
             if isinstance(first, float):
                 lost = max(lost, first)
                 continue
             self.first, self.slow = first, _course(first)
             runs.append(self._refine(self._nearer()))
-            if self._rank(runs[-1]) < (0, _NEAR * self.least) or self.laps >= MOST:
+            if self._rank(runs[-1]) < (0, _NEAR * self.least) or self.laps >= _MOST:
                 break
         if not runs:
             raise RunFailed(

@@ -4,6 +4,7 @@ the track's side or from above, with what drivers did beside the optimal lap. It
 import base64
 import colorsys
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,19 +132,20 @@ def page(seen: Seen, track: Track, car: CarSpec, title: str, optimum: Lap | None
         UserError: three.js is not installed.
     """
     scene = _scene(seen, track, car, title, optimum)
-    held = {"__RACE__": json.dumps(scene, allow_nan=False).replace("</", "<\\/")}
-    for mark, name in (("__THREE_CORE__", "three.core.min.js"), ("__THREE_MODULE__", "three.module.min.js")):
-        held[mark] = _three(name).replace("</script", "<\\/script")
-    text = Path(__file__).with_name("viewer.html").read_text("utf-8")
-    for mark, value in held.items():
-        text = text.replace(mark, value, 1)
-    return text
+    own = Path(__file__).parent
+    held = {
+        "__RACE__": json.dumps(scene, allow_nan=False).replace("</", "<\\/"),
+        "__THREE_CORE__": _three("three.core.min.js"),
+        "__THREE_MODULE__": _three("three.module.min.js"),
+        "__SCENE__": (own / "scene.js").read_text("utf-8"),
+    }
+    return re.sub("|".join(held), lambda mark: held[mark[0]], (own / "viewer.html").read_text("utf-8"))
 
 
 def _three(name: str) -> str:
     folder = Path(sys.prefix) / "node_modules" / "three" / "build"
     try:
-        return (folder / name).read_text("utf-8")
+        return (folder / name).read_text("utf-8").replace("</script", "<\\/script")
     except OSError:
         hint = f"run `make setup`, or `npm install --prefix {sys.prefix} three@0.180`"
         raise UserError("three.js, which draws races, is not installed", hint) from None
@@ -199,9 +201,8 @@ def _poses(seen: Seen, track: Track) -> Float[np.ndarray, "pictures cars 10"]:
 
 def _shape(car: CarSpec) -> dict[str, Any]:
     front, rear = car.tyre_front.radius, car.tyre_rear.radius
-    inside = 0.5 * _TYRE
     wheels = [
-        [ahead, side * (0.5 * wide - (inside if car.mass > _OPEN_WHEELED else 0.0)), radius, _TYRE]
+        [ahead, side * 0.5 * wide, radius, _TYRE]
         for ahead, wide, radius in ((car.front, car.track_front, front), (-car.rear, car.track_rear, rear))
         for side in (1, -1)
     ]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from almanac.sophy.sim import track
+from almanac.sophy import view
+from almanac.sophy.sim import road, track
 from almanac.sophy.sim.track import Track
+from almanac.sophy.view import Seen
 
 
 def drawn(
@@ -35,3 +37,17 @@ def mirrored(folder: Path) -> Track:
 def eight(folder: Path) -> Track:
     """A figure of eight, that crosses itself."""
     return drawn(folder, "eight", lambda turn: (200 * np.sin(turn), 200 * np.sin(turn) * np.cos(turn)))
+
+
+def rolling(course: Track, count: int = 3, seconds: float = 12.0, names=("Ada", "Bo", "Cy")) -> Seen:
+    """Cars that follow the centre line at constant speeds."""
+    time = np.arange(0, seconds, 1 / view.RATE)
+    speed = np.broadcast_to(40.0 - 4.0 * np.arange(count), (len(time), count))
+    travelled = time[:, None] * speed + 30.0
+    places = [road.places(course, column, np.zeros(len(time))) for column in travelled.T]
+    x, y, heading = (np.stack([place[row] for place in places], 1) for row in range(3))
+    still = np.zeros_like(travelled)
+    laps = (((4.0, 61.5),), (), ())[:count]
+    return Seen(
+        names, x, y, heading, still, speed.copy(), still + 0.5, travelled, still, ((2.0, 1, "leaves the track"),), laps
+    )

@@ -50,9 +50,9 @@ def test_top_speed_is_where_all_power_goes_into_air_and_rolling(spec):
     cars = Cars(spec, [60.0]).drive(200 * step.RATE, THROTTLE_TO=1.0)
     spin = float(cars.state[step.SPIN + 2, 0])
     power = float(dynamics.full_power(drive.power, drive.gears, spin))
-    resting = spec.rolling * spec.mass * dynamics.GRAVITY
+    resting, rising = spec.rolling * spec.mass * dynamics.GRAVITY, numbers.drag + spec.rolling * numbers.lift
     rim = spin * spec.tyre_rear.radius  # the driven tyres turn faster than the road
-    known = brentq(lambda speed: power - (numbers.drag * speed**2 + resting) * rim, 10, 200)
+    known = brentq(lambda speed: power - (rising * speed**2 + resting) * rim, 10, 200)
     assert abs(cars.state[step.VX, 0] / known - 1) < 0.001
     assert 1 < rim / cars.state[step.VX, 0] < 1.03
 
@@ -69,8 +69,8 @@ def test_a_car_brakes_as_hard_as_four_tyres_at_their_peaks_hold_it(spec, speed):
         return tuple(2 * dynamics.peaks(tyre, load)[0] * load for tyre, load in tyres)
 
     def hardest(at: float) -> float:
-        air = numbers.drag * at**2 / numbers.mass + spec.rolling * dynamics.GRAVITY
-        return brentq(lambda ax: sum(peaks(ax, at)) / numbers.mass + air + ax, -100, 0)
+        held = (numbers.drag + spec.rolling * numbers.lift) * at**2 / numbers.mass + spec.rolling * dynamics.GRAVITY
+        return brentq(lambda ax: sum(peaks(ax, at)) / numbers.mass + held + ax, -100, 0)
 
     speeds = np.linspace(0.5, 1, 50) * speed
     limits = np.array([-hardest(float(each)) for each in speeds])
@@ -161,8 +161,8 @@ def _finely(spec: car.CarSpec) -> casadi.Function:
         slips.append((spin * radius - along) / along / dynamics.peaks(tyre, load)[2])
     forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, tuple(slips), loads, 1.0)
     gain, side, turning = dynamics.body(numbers, forces, vx, 1.0)
-    resting = spec.rolling * dynamics.GRAVITY / casadi.sqrt(vx**2 + vy**2)
-    gain, side = gain - resting * vx, side - resting * vy
+    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, vx, vy)
+    gain, side = gain + slowed[0], side + slowed[1]
     front, rear = brake * drive.brake_front, brake * drive.brake_rear
     left, right = dynamics.drive_torques(drive, throttle, spins[2], spins[3])
     torques = (-front, -front, left - rear, right - rear)

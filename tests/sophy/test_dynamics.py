@@ -10,7 +10,7 @@ from numba import njit
 
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
-from almanac.sophy import lap
+from almanac.sophy import balance, lap
 from almanac.sophy.sim import car, dynamics, ops
 
 F1 = car.load("f1_2014")
@@ -36,6 +36,24 @@ def test_loads_are_those_of_the_published_lap(needs_data):
     ax, ay = change[0] - driven.vy * driven.yaw_rate, change[1] + driven.vx * driven.yaw_rate
     found = np.stack(dynamics.loads(NUMBERS, driven.vx, ax, ay, dynamics.GRAVITY, 1.0, 1.0)) / weight
     assert np.sqrt(np.mean((found - driven.load) ** 2)) < 0.02  # of the car's weight
+
+
+def test_engine_differential_and_brakes_are_those_of_the_published_lap(needs_data):
+    needs_data("racing")
+    driven = lap.read(hub.data("racing") / "fastest_lap" / "reference_laps" / LAPS[0])
+    loads, moving = tuple(driven.load * NUMBERS.mass * dynamics.GRAVITY), (driven.vx, driven.vy, driven.yaw_rate)
+    steered = np.sin(driven.steering), np.cos(driven.steering)
+    _, along = dynamics.slipping(NUMBERS, *moving, *steered, tuple(driven.slip), loads, 1.0)
+    spins = balance.spins(F1, moving, driven.steering, driven.slip, loads)
+    held = [force * tyre.radius for force, tyre in zip(along, [F1.tyre_front] * 2 + [F1.tyre_rear] * 2, strict=True)]
+    drive = F1.drive()
+    left, right = dynamics.drive_torques(drive, driven.pedal, spins[2], spins[3])
+    accelerates, brakes = driven.pedal > 0.05, driven.pedal < -0.05
+    for torque, asked in ((held[2], left), (held[3], right)):
+        assert np.abs(torque - asked)[accelerates].max() < 0.01 * np.abs(asked).max()
+    for torque, most in ((held[0], drive.brake_front), (held[1], drive.brake_front)):
+        assert np.abs(torque - driven.pedal * most)[brakes].max() < 0.01 * most
+    assert np.abs(held[2] + held[3] - 2 * driven.pedal * drive.brake_rear)[brakes].max() < 0.01 * drive.brake_rear
 
 
 def moved(vx, vy, yaw_rate, steering, slips):

@@ -388,6 +388,9 @@ def _from_xml(path: Path) -> dict[str, Any]:
     kilowatts = number("rear-axle/engine/maximum-power")
     front = number("chassis/front_axle/x") - centre
     rear = centre - number("chassis/rear_axle/x")
+    bias = number("chassis/brake_bias")
+    braked_front = bias * number("front-axle/brakes/max_torque")
+    braked_rear = (1 - bias) * number("rear-axle/brakes/max_torque")
     return {
         "name": path.stem,
         "source": f"{path.name}, fastest-lap's layout",
@@ -407,9 +410,9 @@ def _from_xml(path: Path) -> dict[str, Any]:
         "lift": number("chassis/aerodynamics/cl"),
         "lift_ahead": number("chassis/pressure_center/x") - centre,
         "power": 1000 * kilowatts,
-        "brake_torque": 2 * (number("front-axle/brakes/max_torque") + number("rear-axle/brakes/max_torque")),
-        "brake_front": number("chassis/brake_bias"),
-        "differential": number("rear-axle/differential_stiffness"),
+        "brake_torque": 2 * (braked_front + braked_rear),
+        "brake_front": braked_front / (braked_front + braked_rear),
+        "differential": 2 * number("rear-axle/differential_stiffness"),  # theirs is of each wheel
         "steering": 0.35,
         "steering_rate": 1.0,
         "tyre_front": tyre("front"),

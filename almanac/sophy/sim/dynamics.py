@@ -293,6 +293,23 @@ def body(car: Car, forces: tuple, speed: Any, held: Any) -> tuple[Any, Any, Any]
 
 
 @shared
+def rolling(car: Car, held: tuple, loads: tuple, vx: Any, vy: Any) -> tuple[Any, Any]:
+    """What rolling takes, as an acceleration ahead and to the left, m/s².
+
+    Args:
+        car: the car.
+        held: of the ground at each wheel, as a part of its load, beside the car's own.
+        loads: N.
+        vx: ahead, m/s.
+        vy: to the left.
+    """
+    (fl_held, fr_held, rl_held, rr_held), (fl, fr, rl, rr) = held, loads
+    force = car.rolling * ((fl + fr) + (rl + rr)) + ((fl_held * fl + fr_held * fr) + (rl_held * rl + rr_held * rr))
+    slowed = force / (car.mass * maximum(sqrt(vx * vx + vy * vy), 1.0))
+    return -slowed * vx, -slowed * vy
+
+
+@shared
 def weight(slope: Any, bank: Any, dip: Any, vx: Any, yaw_rate: Any) -> Any:
     """What presses a car onto a road, m/s²: gravity, more in a dip and in a banked bend, less on a crest.
 

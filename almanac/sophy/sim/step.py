@@ -186,11 +186,9 @@ def _step(car, drive, now, i):
         (rr_force, rr[1]),
     )
     ax, ay, turning = dynamics.body(car, forces, vx, held)
-    holds = now[STATES + HOLD, i] + now[STATES + HOLD + 1, i] + now[STATES + HOLD + 2, i] + now[STATES + HOLD + 3, i]
-    holding = (car.rolling + float32(0.25) * holds) * weight
-    pace = larger(np.sqrt(vx * vx + vy * vy), one)
-    ax = ax - holding * vx / pace
-    ay = ay - holding * vy / pace
+    holds = now[STATES + HOLD, i], now[STATES + HOLD + 1, i], now[STATES + HOLD + 2, i], now[STATES + HOLD + 3, i]
+    slowed_ahead, slowed_left = dynamics.rolling(car, holds, loads, vx, vy)
+    ax, ay = ax + slowed_ahead, ay + slowed_left
     new_turn = turn + time * turning
     mean_turn = half * (turn + new_turn)
     heading = yaw + half * time * mean_turn
