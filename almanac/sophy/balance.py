@@ -59,28 +59,6 @@ class Motion:
     """Of the direction of motion to the road's, rad."""
 
 
-def spins(car: CarSpec, moving: tuple[Any, Any, Any], steer: Any, slips: Any, loads: Any) -> list[Any]:
-    """How fast wheels turn that slip so, rad/s.
-
-    Args:
-        car: the car.
-        moving: m/s ahead and to the left, rad/s.
-        steer: rad.
-        slips: of each wheel, as parts of those near the peaks.
-        loads: N.
-    """
-    numbers, found = car.equations(), []
-    for at, (slip, load) in enumerate(zip(slips, loads, strict=True)):
-        front, side = at < 2, 1 if at % 2 == 0 else -1
-        tyre = numbers.tyre_front if front else numbers.tyre_rear
-        place = (car.front, side * car.track_front / 2) if front else (-car.rear, side * car.track_rear / 2)
-        turned = (np.sin(steer), np.cos(steer)) if front else (0.0, 1.0)
-        rolling, _ = dynamics.wheel_velocity(*moving, *place, *turned)
-        radius = car.tyre_front.radius if front else car.tyre_rear.radius
-        found.append(rolling * (1 + slip * dynamics.peaks(tyre, load)[2]) / radius)
-    return found
-
-
 def _missing(car: CarSpec, motion: Motion, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is left of accelerations (m/s², rad/s²) and of the wheels' torques (N m / 1,000), and the wheels' loads (N)."""
     numbers, speed, yaw_rate = car.equations(), motion.speed, motion.turn - motion.drifting
@@ -97,8 +75,9 @@ def _missing(car: CarSpec, motion: Motion, found: np.ndarray) -> tuple[np.ndarra
     loads = dynamics.loads(numbers, speed, ax, ay, weight, 1.0, 1.0)
     steered = np.sin(steer), np.cos(steer)
     forces, along = dynamics.slipping(numbers, vx, vy, yaw_rate, *steered, tuple(slips), loads, 1.0)
-    made = dynamics.body(numbers, forces, vx, 1.0)
-    spinning = spins(car, (vx, vy, yaw_rate), steer, slips, loads)
+    made = dynamics.body(numbers, forces, loads, vx, vy, 1.0, dynamics.ASPHALT)
+    radii = car.tyre_front.radius, car.tyre_rear.radius
+    spinning = dynamics.spins(numbers, radii, vx, vy, yaw_rate, *steered, tuple(slips), loads)
     throttle, brake = np.maximum(pedal, 0), np.maximum(-pedal, 0)
     drive = car.drive()
     driven = dynamics.drive_torques(drive, throttle, spinning[2], spinning[3])
@@ -111,11 +90,8 @@ def _missing(car: CarSpec, motion: Motion, found: np.ndarray) -> tuple[np.ndarra
         )
     )
     torques = (-front, -front, driven[0] - rear, driven[1] - rear)
-    radii = 2 * (car.tyre_front.radius,) + 2 * (car.tyre_rear.radius,)
-    left = [(torque - radius * force) / 1000 for torque, radius, force in zip(torques, radii, along, strict=True)]
-    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, vx, vy)
-    missing = made[0] + slowed[0] - ax, made[1] + slowed[1] - ay, made[2] - motion.turning, *left
-    return np.stack(missing), np.stack(loads)
+    left = [(torque - radii[at // 2] * along[at]) / 1000 for at, torque in enumerate(torques)]
+    return np.stack((made[0] - ax, made[1] - ay, made[2] - motion.turning, *left)), np.stack(loads)
 
 
 def balance(

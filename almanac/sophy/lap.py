@@ -157,9 +157,7 @@ def residuals(car: CarSpec, lap: Lap, track: Track | None) -> dict[str, float]:
     sine, cosine = np.sin(lap.steering), np.cos(lap.steering)
     loads = tuple(lap.load * numbers.mass * dynamics.GRAVITY)
     forces, _ = dynamics.slipping(numbers, lap.vx, lap.vy, lap.yaw_rate, sine, cosine, tuple(lap.slip), loads, 1.0)
-    ax, ay, turning = dynamics.body(numbers, forces, lap.vx, 1.0)
-    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, lap.vx, lap.vy)
-    ax, ay = ax + slowed[0], ay + slowed[1]
+    ax, ay, turning = dynamics.body(numbers, forces, loads, lap.vx, lap.vy, 1.0, dynamics.ASPHALT)
     if track is not None:
         slope, bank = (np.interp(lap.s, track.s, each, period=track.length) for each in (track.slope, track.bank))
         down_ahead, down_left = dynamics.slope_gravity(slope, bank, np.sin(lap.angle), np.cos(lap.angle))

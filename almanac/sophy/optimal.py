@@ -218,9 +218,7 @@ def _point(
     slips, loads = tuple(rows[_SLIP : _SLIP + 4]), _loads(numbers, rows, road)
     sine, cosine = casadi.sin(steer), casadi.cos(steer)
     forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, slips, loads, 1.0)
-    ax, ay, turning = dynamics.body(numbers, forces, vx, 1.0)
-    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, vx, vy)
-    ax, ay = ax + slowed[0], ay + slowed[1]
+    ax, ay, turning = dynamics.body(numbers, forces, loads, vx, vy, 1.0, dynamics.ASPHALT)
     angle_sine, angle_cosine = casadi.sin(angle), casadi.cos(angle)
     down_ahead, down_left = dynamics.slope_gravity(road.slope, road.bank, angle_sine, angle_cosine)
     pace = (1 - offset * road.curvature) / (vx * angle_cosine - vy * angle_sine)
@@ -231,16 +229,8 @@ def _point(
         pace * (ay + down_left - turn * vx),
         pace * turning,
     ]
-    spins = []
-    for number, slip in enumerate(slips):
-        front, sign = number < 2, 1 if number % 2 == 0 else -1
-        tyre = numbers.tyre_front if front else numbers.tyre_rear
-        radius = car.tyre_front.radius if front else car.tyre_rear.radius
-        where = (
-            (numbers.front, sign * numbers.track_front / 2) if front else (-numbers.rear, sign * numbers.track_rear / 2)
-        )
-        rolling, _ = dynamics.wheel_velocity(vx, vy, turn, *where, sine if front else 0.0, cosine if front else 1.0)
-        spins.append(rolling * (1 + slip * dynamics.peaks(tyre, loads[number])[2]) / radius)
+    radii = car.tyre_front.radius, car.tyre_rear.radius
+    spins = dynamics.spins(numbers, radii, vx, vy, turn, sine, cosine, slips, loads)
     pressed = casadi.sqrt(pedal**2 + _SOFT)
     throttle, brake = 0.5 * (pedal + pressed), 0.5 * (pressed - pedal)
     drive = _without_gears(car.drive(), 0.5 * (spins[2] + spins[3]))

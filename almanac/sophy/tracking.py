@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from almanac.nn.compiled import compiled_exactly
-from almanac.sophy import balance
 from almanac.sophy.lap import Lap
 from almanac.sophy.sim import dynamics, road, step, world
 from almanac.sophy.sim.car import CarSpec
@@ -110,14 +109,12 @@ def timed(track: Track, car: CarSpec, lap: Lap, every: int = 1) -> tuple[np.ndar
     loads = tuple(lap.load * car.mass * dynamics.GRAVITY)
     moving = lap.vx, lap.vy, lap.yaw_rate
     forces, _ = dynamics.slipping(numbers, *moving, *steered, tuple(lap.slip), loads, 1.0)
-    ax, ay, _ = dynamics.body(numbers, forces, lap.vx, 1.0)
-    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, lap.vx, lap.vy)
+    ax, ay, _ = dynamics.body(numbers, forces, loads, lap.vx, lap.vy, 1.0, dynamics.ASPHALT)
     # Beyond the peak a wheel that slips more is held less: no regulator of use comes of that.
-    spins = balance.spins(car, moving, lap.steering, lap.slip.clip(-_SLIPPING, _SLIPPING), loads)
+    slips, radii = tuple(lap.slip.clip(-_SLIPPING, _SLIPPING)), (car.tyre_front.radius, car.tyre_rear.radius)
+    spins = dynamics.spins(numbers, radii, *moving, *steered, slips, loads)
     throttle, brake = lap.pedal.clip(0, 1), (-lap.pedal).clip(0, 1)
-    rows = np.stack(
-        (lap.offset, lap.angle, *moving, *spins, lap.steering, throttle, brake, ax + slowed[0], ay + slowed[1])
-    )
+    rows = np.stack((lap.offset, lap.angle, *moving, *spins, lap.steering, throttle, brake, ax, ay))
     count = every * round(lap.lap_time * world.FRAMES / every)
     even = lap.lap_time / count * np.arange(count)
     states = np.stack([np.interp(even, lap.time, each, period=lap.lap_time) for each in rows])

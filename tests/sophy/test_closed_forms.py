@@ -160,9 +160,7 @@ def _finely(spec: car.CarSpec) -> casadi.Function:
         tyre = numbers.tyre_front if front else numbers.tyre_rear
         slips.append((spin * radius - along) / along / dynamics.peaks(tyre, load)[2])
     forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, tuple(slips), loads, 1.0)
-    gain, side, turning = dynamics.body(numbers, forces, vx, 1.0)
-    slowed = dynamics.rolling(numbers, (0.0,) * 4, loads, vx, vy)
-    gain, side = gain + slowed[0], side + slowed[1]
+    gain, side, turning = dynamics.body(numbers, forces, loads, vx, vy, 1.0, dynamics.ASPHALT)
     front, rear = brake * drive.brake_front, brake * drive.brake_rear
     left, right = dynamics.drive_torques(drive, throttle, spins[2], spins[3])
     torques = (-front, -front, left - rear, right - rear)

@@ -10,7 +10,7 @@ from numba import njit
 
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
-from almanac.sophy import balance, lap
+from almanac.sophy import lap
 from almanac.sophy.sim import car, dynamics, ops
 
 F1 = car.load("f1_2014")
@@ -44,7 +44,8 @@ def test_engine_differential_and_brakes_are_those_of_the_published_lap(needs_dat
     loads, moving = tuple(driven.load * NUMBERS.mass * dynamics.GRAVITY), (driven.vx, driven.vy, driven.yaw_rate)
     steered = np.sin(driven.steering), np.cos(driven.steering)
     _, along = dynamics.slipping(NUMBERS, *moving, *steered, tuple(driven.slip), loads, 1.0)
-    spins = balance.spins(F1, moving, driven.steering, driven.slip, loads)
+    radii = F1.tyre_front.radius, F1.tyre_rear.radius
+    spins = dynamics.spins(NUMBERS, radii, *moving, *steered, tuple(driven.slip), loads)
     held = [force * tyre.radius for force, tyre in zip(along, [F1.tyre_front] * 2 + [F1.tyre_rear] * 2, strict=True)]
     drive = F1.drive()
     left, right = dynamics.drive_torques(drive, driven.pedal, spins[2], spins[3])
@@ -68,7 +69,8 @@ def moved(vx, vy, yaw_rate, steering, slips):
         wheel(vx, vy, yaw_rate, -NUMBERS.rear, 0.73, ops.real(0.0), ops.real(1.0), press[2], slips[2]),
         wheel(vx, vy, yaw_rate, -NUMBERS.rear, -0.73, ops.real(0.0), ops.real(1.0), press[3], slips[3]),
     )
-    return press, dynamics.body(NUMBERS, forces, vx, ops.real(1.0))
+    ground = ops.real(0.0), ops.real(0.0), ops.real(0.0), ops.real(0.0)
+    return press, dynamics.body(NUMBERS, forces, press, vx, vy, ops.real(1.0), ground)
 
 
 def wheel(vx, vy, yaw_rate, ahead, left, sine, cosine, load, slip):

@@ -268,45 +268,66 @@ def _slipping(tyre, vx, vy, yaw_rate, ahead, left, sine, cosine, slip, load, gri
     return turned(force, side, sine, cosine), force
 
 
+def spins(
+    car: Car, radii: tuple, vx: Any, vy: Any, yaw_rate: Any, sine: Any, cosine: Any, slips: tuple, loads: tuple
+) -> list[Any]:
+    """How fast wheels turn whose slip ratios are known, rad/s.
+
+    Args:
+        car: the car.
+        radii: of the front wheels and of the rear ones, m.
+        vx: ahead, m/s.
+        vy: to the left.
+        yaw_rate: rad/s.
+        sine: of the steering angle.
+        cosine: of it.
+        slips: slip ratios, as parts of those near the peaks.
+        loads: N.
+    """
+    left, right = 0.5 * car.track_front, 0.5 * car.track_rear
+    places = (car.front, left), (car.front, -left), (-car.rear, right), (-car.rear, -right)
+    found = []
+    for wheel, (place, slip, load) in enumerate(zip(places, slips, loads, strict=True)):
+        tyre, radius, turned = (
+            (car.tyre_front, radii[0], (sine, cosine)) if wheel < 2 else (car.tyre_rear, radii[1], (0.0, 1.0))
+        )
+        along, _ = wheel_velocity(vx, vy, yaw_rate, *place, *turned)
+        found.append(along * (1 + slip * peaks(tyre, load)[2]) / radius)
+    return found
+
+
+ASPHALT = (0.0, 0.0, 0.0, 0.0)
+"""What it holds back at each wheel, as a part of its load, beside the car's own rolling resistance: nothing."""
+
+
 @shared
-def body(car: Car, forces: tuple, speed: Any, held: Any) -> tuple[Any, Any, Any]:
-    """What tyres and air do to a car: acceleration ahead and to the left, m/s², and of its yaw, rad/s².
+def body(car: Car, forces: tuple, loads: tuple, vx: Any, vy: Any, held: Any, ground: tuple) -> tuple[Any, Any, Any]:
+    """What tyres, rolling and air do to a car: acceleration ahead and to the left, m/s², and of its yaw, rad/s².
 
     Args:
         car: the car.
         forces: of each wheel, ahead and to the left of the car, N.
-        speed: m/s, through the air.
+        loads: N.
+        vx: ahead, m/s, also through the air.
+        vy: to the left.
         held: drag, as a part of that in still air.
+        ground: what it holds back at each wheel, as in `ASPHALT`.
     """
     (fl_x, fl_y), (fr_x, fr_y), (rl_x, rl_y), (rr_x, rr_y) = forces
-    drag = held * car.drag * speed * absolute(speed)
+    (fl_held, fr_held, rl_held, rr_held), (fl, fr, rl, rr) = ground, loads
+    drag = held * car.drag * vx * absolute(vx)
+    rolling = car.rolling * ((fl + fr) + (rl + rr)) + ((fl_held * fl + fr_held * fr) + (rl_held * rl + rr_held * rr))
+    slowed = rolling / (car.mass * maximum(sqrt(vx * vx + vy * vy), 1.0))
     turning = (
         car.front * (fl_y + fr_y)
         - car.rear * (rl_y + rr_y)
         + real(0.5) * (car.track_front * (fr_x - fl_x) + car.track_rear * (rr_x - rl_x))
     )
     return (
-        ((fl_x + fr_x) + (rl_x + rr_x) - drag) / car.mass,
-        ((fl_y + fr_y) + (rl_y + rr_y)) / car.mass,
+        ((fl_x + fr_x) + (rl_x + rr_x) - drag) / car.mass - slowed * vx,
+        ((fl_y + fr_y) + (rl_y + rr_y)) / car.mass - slowed * vy,
         turning / car.yaw_inertia,
     )
-
-
-@shared
-def rolling(car: Car, held: tuple, loads: tuple, vx: Any, vy: Any) -> tuple[Any, Any]:
-    """What rolling takes, as an acceleration ahead and to the left, m/s².
-
-    Args:
-        car: the car.
-        held: of the ground at each wheel, as a part of its load, beside the car's own.
-        loads: N.
-        vx: ahead, m/s.
-        vy: to the left.
-    """
-    (fl_held, fr_held, rl_held, rr_held), (fl, fr, rl, rr) = held, loads
-    force = car.rolling * ((fl + fr) + (rl + rr)) + ((fl_held * fl + fr_held * fr) + (rl_held * rl + rr_held * rr))
-    slowed = force / (car.mass * maximum(sqrt(vx * vx + vy * vy), 1.0))
-    return -slowed * vx, -slowed * vy
 
 
 @shared

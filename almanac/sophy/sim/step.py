@@ -185,10 +185,8 @@ def _step(car, drive, now, i):
         (rl_force, rl[1]),
         (rr_force, rr[1]),
     )
-    ax, ay, turning = dynamics.body(car, forces, vx, held)
-    holds = now[STATES + HOLD, i], now[STATES + HOLD + 1, i], now[STATES + HOLD + 2, i], now[STATES + HOLD + 3, i]
-    slowed_ahead, slowed_left = dynamics.rolling(car, holds, loads, vx, vy)
-    ax, ay = ax + slowed_ahead, ay + slowed_left
+    ground = now[STATES + HOLD, i], now[STATES + HOLD + 1, i], now[STATES + HOLD + 2, i], now[STATES + HOLD + 3, i]
+    ax, ay, turning = dynamics.body(car, forces, loads, vx, vy, held, ground)
     new_turn = turn + time * turning
     mean_turn = half * (turn + new_turn)
     heading = yaw + half * time * mean_turn
