@@ -31,9 +31,9 @@ _PUSHED = 0.05
 """Share of drag that a car close behind takes from the one ahead."""
 _BOUNCE_WALL, _RUB_WALL = 0.2, 0.4
 """Restitution and friction of walls."""
-_MARSHALS, _MARSHALS_WALK, _MARSHALS_REACH = 6.0, 2.0, 11.0
-"""m/s² by which marshals push back a car that stands with its nose to a wall, m/s up to which they do, and m before it: no car has a
-reverse gear here."""
+_MARSHALS, _MARSHALS_WALK, _MARSHALS_REACH, _MARSHALS_TURN = 6.0, 2.0, 11.0, 0.4
+"""m/s² by which marshals push back a car that stands with its nose to a wall, m/s up to which they do, m before it, and the sine of its
+angle to the road from which its nose is there: no car has a reverse gear here."""
 _BOUNCE_CAR, _RUB_CAR = 0.1, 0.4
 """Of cars."""
 
@@ -248,20 +248,14 @@ def under(points: Any, gap: float, car: Any, them: Cars, number: int) -> None:
     east, north = dynamics.slope_gravity(slope, bank, -row[road.SINE], row[road.COSINE])
     given[step.WEIGHT, number] = max(weight, float32(0.5))
     given[step.PULL_X, number], given[step.PULL_Y, number] = east, north
-    if abs(them.state[step.VX, number]) < _MARSHALS_WALK and _faces_wall(row, them, number):
-        yaw = them.state[step.YAW, number]
-        given[step.PULL_X, number] -= float32(_MARSHALS * math.cos(yaw))
-        given[step.PULL_Y, number] -= float32(_MARSHALS * math.sin(yaw))
-
-
-@compiled_exactly
-def _faces_wall(row: Any, them: Cars, number: int) -> bool:
-    """Whether a car stands with its nose to a wall and its driver touches no pedal: he waits for the marshals."""
-    given, across = them.given, math.sin(them.angle[number])
-    if given[step.THROTTLE_TO, number] != 0 or given[step.BRAKE_TO, number] != 0 or abs(across) < 0.4:
-        return False
-    gap = row[road.WALL_LEFT] - them.offset[number] if across > 0 else row[road.WALL_RIGHT] + them.offset[number]
-    return gap < _MARSHALS_REACH
+    # Who stands with the nose to a wall and touches no pedal waits for the marshals.
+    waits = given[step.THROTTLE_TO, number] == 0 and given[step.BRAKE_TO, number] == 0
+    if waits and abs(them.state[step.VX, number]) < _MARSHALS_WALK and abs(sine) > _MARSHALS_TURN:
+        offset, yaw = them.offset[number], them.state[step.YAW, number]
+        gap = row[road.WALL_LEFT] - offset if sine > 0 else row[road.WALL_RIGHT] + offset
+        if gap < _MARSHALS_REACH:
+            given[step.PULL_X, number] -= float32(_MARSHALS * math.cos(yaw))
+            given[step.PULL_Y, number] -= float32(_MARSHALS * math.sin(yaw))
 
 
 @compiled_exactly
