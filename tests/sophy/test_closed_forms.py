@@ -232,3 +232,15 @@ def test_a_car_with_aids_brakes_and_pulls_away_better_than_one_without():
         assert locked == (spec is plain)
         going.append(float(Cars(spec, [3.0]).drive(2 * step.RATE, THROTTLE_TO=1.0).state[step.VX, 0]))
     assert stopping[0] < stopping[1] - 2 and going[0] > going[1] + 1
+
+
+@pytest.mark.parametrize("differential", [20.0, 2000.0])
+def test_a_differential_evens_its_wheels_and_swings_at_no_tightness(differential):
+    cars = Cars(replace(car.load("f1_2014"), differential=differential), [50.0])
+    cars.state[step.SPIN + 2] += 5.0
+    cars.given[step.GRIP : step.GRIP + 4] = 0.0  # nothing else evens them
+    apart = [5.0]
+    for _ in range(120):
+        cars.drive()
+        apart.append(float(cars.state[step.SPIN + 2, 0] - cars.state[step.SPIN + 3, 0]))
+    assert np.all(np.diff(apart) <= 1e-4) and min(apart) > -0.01 and abs(apart[-1]) < 0.05

@@ -22,6 +22,9 @@ _SLOWEST_TURN = 20.0
 
 _LIGHTEST = 0.7
 """kg m² of a wheel that a file gives no inertia: lighter ones are locked before a driver of ten decisions a second can do anything."""
+_EVENS = 200.0
+"""1/s by which a differential evens its wheels' speeds at most: one that is tighter would swing in steps of 1/240 s, and is as good as
+locked."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class CarSpec:
             power=self.power,
             slowest=_SLOWEST_TURN if gears is None else gears.slowest / max(gears.ratios),
             gears=gears,
-            differential=self.differential,
+            differential=min(self.differential, _EVENS * self.tyre_rear.inertia),
             brake_front=0.5 * self.brake_front * self.brake_torque,
             brake_rear=0.5 * (1 - self.brake_front) * self.brake_torque,
             abs=float(self.abs),
