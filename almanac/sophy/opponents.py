@@ -39,8 +39,8 @@ _LOOK = 2.0
 """s ahead in which cars matter."""
 _OFF_LINE, _ASIDE = 0.92, 1.0
 """Of its speed, that a driver keeps in bends away from its line, and m from which it is that."""
-_OFF_TRACK = 15.0
-"""m/s off the track."""
+_OFF_TRACK, _BACK, _BACK_MOST = 15.0, 0.05, 0.3
+"""m/s off the track, and there, rad towards the line for each m beside it, and at most."""
 _SOON = 1.5
 """s in which a bend comes."""
 _STANDING = 5.0
@@ -148,6 +148,9 @@ def _decide(
             elif abs(them.offset[number] - line - aside) > _ASIDE and abs(turn) > _STRAIGHT * speed:
                 most = min(most, _OFF_LINE * speed)
             tracking.ask(way, car, them, number, aside, most, wish)
+            if them.off[number] and float(them.state[step.VX, number]) < 1.2 * _OFF_TRACK:
+                back = min(max(_BACK * (line - them.offset[number]), -_BACK_MOST), _BACK_MOST)
+                wish[0] = 1.5 * (back - them.angle[number])
             wish[1] = max(wish[1], -brake)
         wish[1] = min(wish[1], throttle)
         wishes[at, 0], wishes[at, 1] = wish[0], wish[1]
@@ -179,7 +182,7 @@ def _recover(where: Any, body: Any, them: Any, number: int, wish: np.ndarray) ->
         wish[0], wish[1] = 0.0, -0.5
         return True
     wish[0] = -math.copysign(1.0, angle)
-    wish[1] = min(0.1 * (_WALKING - vx), 0.25)
+    wish[1] = min(0.1 * (_WALKING - vx), 0.5 if them.off[number] else 0.25)
     return True
 
 
