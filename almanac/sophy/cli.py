@@ -228,7 +228,10 @@ def replay(
     if file.suffix.lower() == ".npz":
         recording = races.read(file)
         course, spec = tracks.find(track or recording.track), cars.load(car or recording.car)
-        seen, title = view.of_race(recording, course, spec), f"{course.name}, {recording.laps} laps"
+        seen, title = (
+            view.of_race(recording, course, spec),
+            f"{course.name}, {recording.laps} lap{'s' * (recording.laps > 1)}",
+        )
     else:
         lap = laps.read(file)
         course, spec = tracks.find(track or named), cars.load(car or driven)
