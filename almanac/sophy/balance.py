@@ -140,12 +140,8 @@ class Diagram:
 
     def along(self, speed: float, across: float, forward: bool) -> float:
         """How it can change its speed while it turns, m/s²."""
-        at = min(max(int(np.searchsorted(_SPEEDS, speed)) - 1, 0), len(_SPEEDS) - 2)
-        part = min(max((speed - _SPEEDS[at]) / (_SPEEDS[at + 1] - _SPEEDS[at]), 0.0), 1.0)
-        used = min(across / float(self.across[at] * (1 - part) + self.across[at + 1] * part), 1.0)
-        rows = self.gaining if forward else self.braking
-        first, second = (float(np.interp(used, _PARTS, rows[each])) for each in (at, at + 1))
-        return first * (1 - part) + second * part
+        used, rows = min(across / float(self.most(speed)), 1.0), self.gaining if forward else self.braking
+        return float(_along(np.stack((rows, rows)), 1.0, speed, used))
 
 
 def limits(car: CarSpec, can: Diagram) -> Limits:
@@ -223,16 +219,6 @@ class Ground:
     """Gravity along the line, m/s²."""
     left: Float[np.ndarray, " points"]
     """Gravity across it."""
-
-
-def level(count: int) -> Ground:
-    """A road without slopes.
-
-    Args:
-        count: points.
-    """
-    none = np.zeros(count)
-    return Ground(np.full(count, dynamics.GRAVITY), none, none, none)
 
 
 def speeds(

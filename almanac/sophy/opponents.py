@@ -1,6 +1,5 @@
-"""Drivers without learning, the built-in opponents: each follows the line of least curvature at the speeds of a car in balance that uses a
-part of its grip, by a regulator along that lap; it slows behind cars, passes them where there is room, and finds back to its line from
-wherever it is."""
+"""The built-in opponents, drivers without a network: each follows the lap that practice taught it, or a slower one, by a regulator along
+that lap; it slows behind cars, passes them where there is room, and finds back to its line from wherever it is."""
 
 import math
 from collections.abc import Sequence

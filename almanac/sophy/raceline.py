@@ -17,8 +17,8 @@ _SPACING = 4.0
 """Between points of a line, m, about."""
 _MARGIN = 0.3
 """Between a car's side and the asphalt's edge, m."""
-
-
+_QUIET = {"print_time": False, "ipopt.print_level": 0, "ipopt.sb": "yes"}
+"""What IPOPT is told."""
 _MOST_POINTS = 1300
 """Of a fastest line: the search takes seconds."""
 _SWERVE = 1e-3
@@ -118,9 +118,6 @@ def fastest(track: Track, spec: CarSpec, can: Limits) -> Line:
         ubg=1,
     )
     return _found(track, path, np.array(found["x"]).ravel()[:count], search)
-
-
-_QUIET = {"print_time": False, "ipopt.print_level": 0, "ipopt.sb": "yes"}
 
 
 class _Path(NamedTuple):
