@@ -24,24 +24,34 @@ HOLD = world.FRAMES // RATE
 LEAST = 0.5
 """Skill."""
 
-_ROOM = 0.6
-"""Between the sides of two cars, m, at least, where one passes."""
+_ROOM, _CLEAR = 0.6, 0.5
+"""Between the sides of two cars, m, at least, where one passes; and less, in which a car ahead is in the way by degrees."""
 _STRAIGHT = 1 / 150
 """rad/m of a line up to which a car is passed there; in bends it is followed."""
 _FORESEEN = 0.25
 """s for which a car ahead is taken to go on braking as it does."""
-_HEADWAY, _PASSING, _GAP = 0.15, 0.05, 2.0
-"""s, s where it is about to pass, and m that a driver keeps behind a car in its path."""
-_EASE = 10.0
-"""m/s² of braking that it counts on to keep them."""
+_HEADWAY, _GAP = 0.12, 1.5
+"""s, and m from nose to tail in the slowest bend to come, that a driver keeps behind a car in its path."""
+_PATIENCE, _NEARER, _FARTHER = 0.5, -0.3, 0.5
+"""By how much slower than a car ahead, as a part for each s that is missing, and s between which that holds."""
+_EASE, _ROOM_AHEAD = 10.0, 2.0
+"""m/s² of braking that it counts on to come no nearer than that, m."""
 _LOOK = 2.0
-"""s ahead in which cars matter."""
-_OFF_LINE, _ASIDE = 0.92, 1.0
-"""Of its speed, that a driver keeps in bends away from its line, and m from which it is that."""
+"""s ahead in which cars matter, and bends in which one is in the way."""
+_CLOSING, _STUCK = 0.5, 0.97
+"""m/s by which it is faster than a car that it begins to pass; or the part of its own pace that the other has."""
+_YIELD = 0.96
+"""Of its pace, for who is beside a car in a bend, and behind by anything."""
+_OFF_LINE, _ASIDE, _FARTHER_OFF = 0.08, 0.5, 1.2
+"""Of its speed, that a driver gives up in bends away from its line, m from which it does, and from which by all of that."""
 _OFF_TRACK, _BACK, _BACK_MOST = 15.0, 0.05, 0.3
 """m/s off the track, and there, rad towards the line for each m beside it, and at most."""
+_ACROSS = 2.5, 0.8
+"""m/s by which a driver moves aside, on straights and in bends: at the limit of grip any haste is a slide."""
 _SOON = 1.5
 """s in which a bend comes."""
+_STIRRED = 0.7
+"""Of its speed in bends, that a driver gives up for the part of its weight that stirred air takes away; tyres alone would ask for half."""
 _STANDING = 5.0
 """m/s below which a car is in the way wherever it is."""
 _SLIDING, _ASTRAY = 0.35, 0.9
@@ -79,6 +89,7 @@ class Drivers:
         self.step = guides[order[0]].step
         self.road = road.road(track)
         self.time = hold / world.FRAMES
+        self.aside = np.full(len(skills), np.nan)  # how far to the left of its line each drives, m
         self.car, self.drive = step.numbers(car)
         self.size, self.steering = world.size(car), car.steering
 
@@ -103,6 +114,7 @@ class Drivers:
             numbers,
             each,
             self.time,
+            self.aside,
             wishes,
         )
         wishes[:, 0] /= self.steering
@@ -133,19 +145,28 @@ def _decide(
     numbers: np.ndarray,
     each: int,
     time: float,
+    asides: np.ndarray,
     wishes: np.ndarray,
 ) -> None:
     wish = np.zeros(2)
     for at in range(numbers.shape[0]):
         number, way = numbers[at], Guide(gap, rows[which[at]])
         throttle, brake = tracking.pedals(car, drive, them, number, time)
-        if not _recover(where, body, them, number, wish):
-            aside, most = (0.0, 1e9) if each == 1 else _around(way, where, body, them, number, each)
-            line, speed, turn = tracking.known(way, them.travelled[number])
+        line, speed, _ = tracking.known(way, them.travelled[number])
+        recovers = _recover(where, body, them, number, wish)
+        if recovers or them.off[number] or math.isnan(asides[at]):
+            asides[at] = them.offset[number] - line
+        if not recovers:
+            aside, most = 0.0, 1e9
+            if each > 1:
+                wanted, most = _around(way, where, body, them, number, each)
+                haste = time * (_ACROSS[0] + (_ACROSS[1] - _ACROSS[0]) * _bent(way, them, number))
+                asides[at] += min(max(wanted - asides[at], -haste), haste)
+                aside = asides[at]
             if them.off[number]:
                 most = min(most, max(min(0.5 * speed, _OFF_TRACK), _WALKING))
-            elif abs(them.offset[number] - line - aside) > _ASIDE and abs(turn) > _STRAIGHT * speed:
-                most = min(most, _OFF_LINE * speed)
+            else:
+                most = min(most, _borne(way, car, them, number) * speed)
             tracking.ask(way, car, them, number, aside, most, wish)
             if them.off[number] and float(them.state[step.VX, number]) < 1.2 * _OFF_TRACK:
                 back = min(max(_BACK * (line - them.offset[number]), -_BACK_MOST), _BACK_MOST)
@@ -196,58 +217,98 @@ def _room(where: Any, body: Any, them: Any, number: int, way: float) -> float:
 
 
 @compiled_exactly
+def _bend(way: Any, travelled: float) -> float:
+    """A lap's curvature at a place, rad/m, to the left."""
+    _, speed, turn = tracking.known(way, travelled)
+    return turn / speed
+
+
+@compiled_exactly
+def _bent(way: Any, them: Any, number: int) -> float:
+    """How much of a bend a car is in, or soon will be, 0 to 1."""
+    travelled = them.travelled[number]
+    there = _bend(way, travelled + _SOON * float(them.state[step.VX, number]))
+    return min(max(max(abs(_bend(way, travelled)), abs(there)) / _STRAIGHT - 0.5, 0.0), 1.0)
+
+
+@compiled_exactly
+def _borne(way: Any, car: Any, them: Any, number: int) -> float:
+    """The part of its speed that a car may keep: all on straights, and less in bends beside its line, or in air that a car ahead has
+    stirred."""
+    travelled = them.travelled[number]
+    line, speed, _ = tracking.known(way, travelled)
+    away = them.offset[number] - line
+    away = math.copysign(max(abs(away) - _ASIDE, 0.0), away)
+    here, bent = _bend(way, travelled), _bent(way, them, number)
+    aside = (1 - _OFF_LINE * min(abs(away) / _FARTHER_OFF, 1.0)) * math.sqrt(max(1 - max(here * away, 0.0), 0.3))
+    down, weight = car.lift * speed * speed, car.mass * them.given[step.WEIGHT, number]
+    lost = down * (1 - them.given[step.PRESSED, number]) / (weight + down)
+    return 1 - bent * (1 - aside * (1 - _STIRRED * lost))
+
+
+@compiled_exactly
 def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) -> tuple[float, float]:
     """How far to the left of its line to drive, m, and how fast at most, m/s, for the cars around."""
-    first, points = number - number % each, where.points
-    line, speed, turn = tracking.known(way, them.travelled[number])
+    first, travelled = number - number % each, them.travelled[number]
+    line, speed, _ = tracking.known(way, travelled)
     vx, own = float(them.state[step.VX, number]), them.offset[number]
     most, wide, half = 1e9, body.width + _ROOM, 0.5 * body.width + 0.2
-    row = points[them.nearest[number]]
+    row = where.points[them.nearest[number]]
     right, left = half - row[road.RIGHT], row[road.LEFT] - half
+    slowest, bends = speed, abs(_bend(way, travelled)) > _STRAIGHT
+    for part in range(1, 7):
+        further = travelled + part / 6 * _LOOK * vx
+        slowest = min(slowest, tracking.known(way, further)[1])
+        if part / 6 * _LOOK <= _SOON:
+            bends = bends or abs(_bend(way, further)) > _STRAIGHT
     low, high, target = right, left, line
     nearest = 1e9
     for other in range(first, first + each):
         if other == number:
             continue
-        ahead = them.travelled[other] - them.travelled[number]
+        ahead = them.travelled[other] - travelled
         ahead -= where.length * math.floor(ahead / where.length + 0.5)
         aside, theirs = them.offset[other] - own, float(them.state[step.VX, other])
-        slowing = float(them.state[step.AX, other])
-        theirs = max(theirs + _FORESEEN * min(slowing, 0.0), 0.0)
+        theirs = max(theirs + _FORESEEN * min(float(them.state[step.AX, other]), 0.0), 0.0)
         if abs(ahead) < body.length + 1.0 and abs(aside) > 0.5 * body.width:  # beside: leave it room
             if aside > 0:
                 high = min(high, them.offset[other] - wide)
             else:
                 low = max(low, them.offset[other] + wide)
-        elif 0 < ahead < body.length + _GAP + _LOOK * max(vx - theirs + 3.0, 0.0) + _HEADWAY * vx:
-            there, pace, yaw = tracking.known(way, them.travelled[other])
-            path = own if ahead < 2 * body.length else there
-            if (
-                abs(them.offset[other] - path) < wide
-                and ahead < nearest
-                and (theirs < _STANDING or abs(yaw) < _STRAIGHT * pace)
-            ):
+            if bends and ahead > 0 and theirs > _STANDING:
+                most = min(most, _YIELD * theirs)
+        elif 0 < ahead < body.length + _ROOM_AHEAD + _LOOK * max(vx - theirs + 3.0, 0.0) + (_HEADWAY + 0.3) * vx:
+            there, pace, _ = tracking.known(way, travelled + ahead)
+            beside = them.offset[other] - there - own + line  # both keep their distance from the line
+            if theirs < _STANDING or ahead < 2 * body.length:
+                beside = aside
+            is_slower = vx - theirs > _CLOSING or theirs < _STUCK * pace * min(vx / speed, 1.0)
+            if abs(beside) < wide and ahead < nearest and is_slower and (theirs < _STANDING or not bends):
                 nearest = ahead
-                front = points[them.nearest[other]]
+                front = where.points[them.nearest[other]]
                 space_left = front[road.LEFT] - them.offset[other] - half
                 space_right = front[road.RIGHT] + them.offset[other] - half
                 side = 1.0 if space_left > space_right else -1.0
-                if abs(aside) > 0.5 * body.width:  # the side where it already is
-                    side = 1.0 if aside < 0 else -1.0
-                target = them.offset[other] + side * (wide + 0.1)
-            if abs(aside) < body.width + 0.3:
-                headway = _PASSING if nearest == ahead else _HEADWAY
-                room = max(ahead - body.length - _GAP - headway * vx, 0.0)
-                most = min(most, math.sqrt(max(theirs, 0.0) ** 2 + 2 * _EASE * room))
-                if ahead < body.length + 0.5 * _GAP:
-                    most = min(most, 0.9 * theirs)
+                if abs(beside) > 0.5:  # the side where it already is
+                    side = 1.0 if beside < 0 else -1.0
+                if theirs < _STANDING:
+                    target = them.offset[other] + side * (wide + 0.1)
+                else:
+                    target = line + them.offset[other] - there + side * (wide + 0.1)
+            share = min(max((body.width + _CLEAR - abs(beside)) / _CLEAR, 0.0), 1.0)
+            if share > 0:
+                room = max(ahead - body.length - _ROOM_AHEAD - _HEADWAY * vx, 0.0)
+                late = math.sqrt(theirs**2 + 2 * _EASE * room)
+                kept = 2 * ahead / (speed + pace)  # s, at the lap's own speed
+                wanted = (body.length + _GAP) / slowest + _HEADWAY
+                if nearest == ahead:
+                    wanted = (body.length + _GAP) / speed
+                spare = min(max(kept - wanted, _NEARER), _FARTHER)
+                may = max(late, theirs / pace * speed * (1 + _PATIENCE * spare))
+                may = min(may, theirs + 2 * (ahead - body.length - 0.5 * _GAP))
                 if theirs < _STANDING and abs(aside) > 0.3:
-                    most = max(most, 0.5 * _WALKING)
+                    may = max(may, 0.5 * _WALKING)
+                most = min(most, may + (1 - share) * max(1.2 * speed - may, 0.0))
     target = min(max(target, low), high) if low <= high else 0.5 * (low + high)
     target = min(max(target, right), left)
-    if abs(target - line) > 0.5:
-        bend = 1 - max(turn / speed * (target - line), 0.0)
-        _, later, turned = tracking.known(way, them.travelled[number] + _SOON * vx)
-        if max(abs(turn) / speed, abs(turned) / later) > _STRAIGHT:
-            most = min(most, _OFF_LINE * speed * math.sqrt(max(bend, 0.3)))
     return target - line, most
