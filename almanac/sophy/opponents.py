@@ -38,6 +38,8 @@ _EASE, _ROOM_AHEAD = 10.0, 2.0
 """m/s² of braking that it counts on to come no nearer than that, m."""
 _LOOK = 2.0
 """s ahead in which cars matter, and bends in which one is in the way."""
+_LEAST_GAP, _CLOSING_EASE = 0.5, 3.0
+"""m that it never means to come nearer than, and m/s² by which it counts on to brake more than that car."""
 _CLOSING, _STUCK = 0.5, 0.97
 """m/s by which it is faster than a car that it begins to pass; or the part of its own pace that the other has."""
 _YIELD = 0.96
@@ -305,7 +307,8 @@ def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) 
                     wanted = (body.length + _GAP) / speed
                 spare = min(max(kept - wanted, _NEARER), _FARTHER)
                 may = max(late, theirs / pace * speed * (1 + _PATIENCE * spare))
-                may = min(may, theirs + 2 * (ahead - body.length - 0.5 * _GAP))
+                left = ahead - body.length - _LEAST_GAP
+                may = min(may, theirs + math.sqrt(2 * _CLOSING_EASE * max(left, 0.0)) + 2 * min(left, 0.0))
                 if theirs < _STANDING and abs(aside) > 0.3:
                     may = max(may, 0.5 * _WALKING)
                 most = min(most, may + (1 - share) * max(1.2 * speed - may, 0.0))
