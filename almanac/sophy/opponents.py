@@ -40,6 +40,8 @@ _LOOK = 2.0
 """s ahead in which cars matter, and bends in which one is in the way."""
 _LEAST_GAP, _CLOSING_EASE = 0.5, 3.0
 """m that it never means to come nearer than, and m/s² by which it counts on to brake more than that car."""
+_HELD, _FORGETS, _REACH = 12.0, 0.05, 35.0
+"""s of being held up from which a driver wants to pass, and that it forgets a second; m from which it then begins."""
 _CLOSING, _STUCK = 0.5, 0.97
 """m/s by which it is faster than a car that it begins to pass; or the part of its own pace that the other has."""
 _YIELD = 0.96
@@ -50,8 +52,10 @@ _OFF_TRACK, _BACK, _BACK_MOST = 15.0, 0.05, 0.3
 """m/s off the track, and there, rad towards the line for each m beside it, and at most."""
 _ACROSS = 2.5, 0.8
 """m/s by which a driver moves aside, on straights and in bends: at the limit of grip any haste is a slide."""
-_SOON = 1.5
-"""s in which a bend comes."""
+_SOON, _PLACES = 1.5, 5
+"""s in which a bend comes, or the line an edge of the track, and places on the way there that are looked at."""
+_MARGIN = 0.2
+"""m from a car's side to the edge of the track."""
 _STIRRED = 0.7
 """Of its speed in bends, that a driver gives up for the part of its weight that stirred air takes away; tyres alone would ask for half."""
 _STANDING = 5.0
@@ -92,6 +96,7 @@ class Drivers:
         self.road = road.road(track)
         self.time = hold / world.FRAMES
         self.aside = np.full(len(skills), np.nan)  # how far to the left of its line each drives, m
+        self.held = np.zeros(len(skills))  # s for which a slower car has held it up, of late
         self.car, self.drive = step.numbers(car)
         self.size, self.steering = world.size(car), car.steering
 
@@ -117,6 +122,7 @@ class Drivers:
             each,
             self.time,
             self.aside,
+            self.held,
             wishes,
         )
         wishes[:, 0] /= self.steering
@@ -148,6 +154,7 @@ def _decide(
     each: int,
     time: float,
     asides: np.ndarray,
+    helds: np.ndarray,
     wishes: np.ndarray,
 ) -> None:
     wish = np.zeros(2)
@@ -161,9 +168,13 @@ def _decide(
         if not recovers:
             aside, most = 0.0, 1e9
             if each > 1:
-                wanted, most = _around(way, where, body, them, number, each)
+                wanted, most = _around(way, where, body, them, number, each, helds[at] > _HELD)
+                held = most < _STUCK * min(speed, float(them.state[step.VX, number]) + 5.0)
+                helds[at] = min(helds[at] + time, 2 * _HELD) if held else max(helds[at] - _FORGETS * time, 0.0)
                 haste = time * (_ACROSS[0] + (_ACROSS[1] - _ACROSS[0]) * _bent(way, them, number))
+                right, left = _beside_line(way, where, body, them, number)
                 asides[at] += min(max(wanted - asides[at], -haste), haste)
+                asides[at] = max(min(asides[at], left), right)
                 aside = asides[at]
             if them.off[number]:
                 most = min(most, max(min(0.5 * speed, _OFF_TRACK), _WALKING))
@@ -226,6 +237,19 @@ def _bend(way: Any, travelled: float) -> float:
 
 
 @compiled_exactly
+def _beside_line(way: Any, where: Any, body: Any, them: Any, number: int) -> tuple[float, float]:
+    """How far beside its line a car may be to stay on the track, here and soon: most to the right (negative), most to the left, m."""
+    right, left, half = -1e9, 1e9, 0.5 * body.width + _MARGIN
+    count = where.points.shape[0]
+    for part in range(_PLACES + 1):
+        further = part / _PLACES * _SOON * float(them.state[step.VX, number])
+        row = where.points[(them.nearest[number] + round(further / where.step)) % count]
+        line, _, _ = tracking.known(way, them.travelled[number] + further)
+        right, left = max(right, min(half - row[road.RIGHT] - line, 0.0)), min(left, max(row[road.LEFT] - half - line, 0.0))
+    return right, left
+
+
+@compiled_exactly
 def _bent(way: Any, them: Any, number: int) -> float:
     """How much of a bend a car is in, or soon will be, 0 to 1."""
     travelled = them.travelled[number]
@@ -249,8 +273,22 @@ def _borne(way: Any, car: Any, them: Any, number: int) -> float:
 
 
 @compiled_exactly
-def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) -> tuple[float, float]:
-    """How far to the left of its line to drive, m, and how fast at most, m/s, for the cars around."""
+def _is_held(where: Any, them: Any, number: int, but: int, each: int) -> bool:
+    """Whether a car has another one close ahead."""
+    first = number - number % each
+    for other in range(first, first + each):
+        ahead = them.travelled[other] - them.travelled[number]
+        ahead -= where.length * math.floor(ahead / where.length + 0.5)
+        if other not in (number, but) and 0 < ahead < _REACH:
+            return True
+    return False
+
+
+@compiled_exactly
+def _around(
+    way: Any, where: Any, body: Any, them: Any, number: int, each: int, is_eager: bool
+) -> tuple[float, float]:
+    """How far to the left of its line to drive, m, and how fast at most, m/s, for the cars around; the eager pass whom they reach."""
     first, travelled = number - number % each, them.travelled[number]
     line, speed, _ = tracking.known(way, travelled)
     vx, own = float(them.state[step.VX, number]), them.offset[number]
@@ -285,7 +323,8 @@ def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) 
             if theirs < _STANDING or ahead < 2 * body.length:
                 beside = aside
             is_slower = vx - theirs > _CLOSING or theirs < _STUCK * pace * min(vx / speed, 1.0)
-            if abs(beside) < wide and ahead < nearest and is_slower and (theirs < _STANDING or not bends):
+            attacked = is_eager and ahead < _REACH and not _is_held(where, them, other, number, each)
+            if abs(beside) < wide and ahead < nearest and (is_slower or attacked) and (theirs < _STANDING or not bends):
                 nearest = ahead
                 front = where.points[them.nearest[other]]
                 space_left = front[road.LEFT] - them.offset[other] - half
@@ -304,7 +343,7 @@ def _around(way: Any, where: Any, body: Any, them: Any, number: int, each: int) 
                 kept = 2 * ahead / (speed + pace)  # s, at the lap's own speed
                 wanted = (body.length + _GAP) / slowest + _HEADWAY
                 if nearest == ahead:
-                    wanted = (body.length + _GAP) / speed
+                    wanted = (body.length + (_LEAST_GAP if attacked else _GAP)) / speed
                 spare = min(max(kept - wanted, _NEARER), _FARTHER)
                 may = max(late, theirs / pace * speed * (1 + _PATIENCE * spare))
                 left = ahead - body.length - _LEAST_GAP
