@@ -40,8 +40,10 @@ _LOOK = 2.0
 """s ahead in which cars matter, and bends in which one is in the way."""
 _LEAST_GAP, _CLOSING_EASE = 0.5, 3.0
 """m that it never means to come nearer than, and m/s² by which it counts on to brake more than that car."""
-_HELD, _FORGETS, _REACH = 12.0, 0.05, 35.0
-"""s of being held up from which a driver wants to pass, and that it forgets a second; m from which it then begins."""
+_HELD, _FORGETS = 12.0, 0.05
+"""s of being held up from which a driver wants to pass, and that it forgets a second."""
+_TOWED, _REACH = 12.0, 35.0
+"""m to a car that it then begins to pass; and where both are about to brake."""
 _CLOSING, _STUCK = 0.5, 0.97
 """m/s by which it is faster than a car that it begins to pass; or the part of its own pace that the other has."""
 _YIELD = 0.96
@@ -162,6 +164,8 @@ def _decide(
         number, way = numbers[at], Guide(gap, rows[which[at]])
         throttle, brake = tracking.pedals(car, drive, them, number, time)
         line, speed, _ = tracking.known(way, them.travelled[number])
+        if them.clock[number] < time:  # another race
+            asides[at], helds[at] = math.nan, 0.0
         recovers = _recover(where, body, them, number, wish)
         if recovers or them.off[number] or math.isnan(asides[at]):
             asides[at] = them.offset[number] - line
@@ -323,8 +327,9 @@ def _around(
             if theirs < _STANDING or ahead < 2 * body.length:
                 beside = aside
             is_slower = vx - theirs > _CLOSING or theirs < _STUCK * pace * min(vx / speed, 1.0)
-            attacked = is_eager and ahead < _REACH and not _is_held(where, them, other, number, each)
-            if abs(beside) < wide and ahead < nearest and (is_slower or attacked) and (theirs < _STANDING or not bends):
+            attacked = is_eager and not _is_held(where, them, other, number, each)
+            near = ahead < (_REACH if slowest < 0.9 * speed else _TOWED)  # before that, it is towed
+            if abs(beside) < wide + _CLEAR and ahead < nearest and (is_slower or (attacked and near)) and (theirs < _STANDING or not bends):
                 nearest = ahead
                 front = where.points[them.nearest[other]]
                 space_left = front[road.LEFT] - them.offset[other] - half
@@ -341,9 +346,11 @@ def _around(
                 room = max(ahead - body.length - _ROOM_AHEAD - _HEADWAY * vx, 0.0)
                 late = math.sqrt(theirs**2 + 2 * _EASE * room)
                 kept = 2 * ahead / (speed + pace)  # s, at the lap's own speed
-                wanted = (body.length + _GAP) / slowest + _HEADWAY
-                if nearest == ahead:
-                    wanted = (body.length + (_LEAST_GAP if attacked else _GAP)) / speed
+                wanted = (body.length + _GAP) / (speed if nearest == ahead else slowest)
+                if attacked:
+                    wanted = (body.length + _LEAST_GAP) / slowest
+                elif nearest != ahead:
+                    wanted += _HEADWAY
                 spare = min(max(kept - wanted, _NEARER), _FARTHER)
                 may = max(late, theirs / pace * speed * (1 + _PATIENCE * spare))
                 left = ahead - body.length - _LEAST_GAP
