@@ -49,7 +49,7 @@ _CLOSING_EASE = 3.0
 
 _OFF_LINE, _ASIDE, _FAR_ASIDE = 0.08, 0.5, 1.2
 """Of its speed, that a driver gives up in bends away from its line, m from which it does, and further m from which by all of that."""
-_STIRRED = 0.7
+_STIRRED = 1.0
 """Of its speed in bends, that a driver gives up for the part of its weight that stirred air takes away; tyres alone would ask for half."""
 
 
@@ -92,7 +92,9 @@ def around(way: Any, where: Any, body: Any, them: Any, number: int, each: int, a
         elif 0 < ahead < 2 * body.length + _LOOK * max(vx - theirs + 3.0, 0.0) + 0.4 * vx:
             there, pace, _ = tracking.known(way, travelled + ahead)
             stands = theirs < _STANDING
-            beside = aside if stands else aside + line - there  # from each one's own place on the line
+            beside = aside + line - there  # both keep beside their lines what they are
+            if stands and ahead < 2 * body.length:
+                beside = aside
             attacked = attacks and not _follows(where, them, other, number, each)
             near = _REACH if slowest < _BRAKING * speed else _TOWED
             is_slower = vx - theirs > _CLOSING or theirs < _SLOWER * pace * min(vx / speed, 1.0)
