@@ -30,6 +30,8 @@ _SLIDING, _ASTRAY = 0.35, 0.9
 """rad between where a car points and moves, or the road goes, from which it is caught or turned, before anything else."""
 _FACING, _TURNING = 0.5, 7.0
 """rad from which a slow car's nose may be at a wall, and m that it needs to turn from there."""
+_BACKWARDS = 2.2
+"""rad from which a car faces the wrong way."""
 _SLOW, _WALKING = 6.0, 5.0
 """m/s below which no slide matters, and at which it turns around."""
 
@@ -171,7 +173,8 @@ def _recover(where: Any, body: Any, them: Any, number: int, wish: np.ndarray) ->
     if abs(angle) > _FACING and vx < _WALKING:
         room = _room(where, body, them, number, 1.0)
         stuck = them.wall[number] or room < 1.0
-        if (stuck or vx < -0.05) and room < _TURNING and _room(where, body, them, number, -1.0) > 1.0:
+        across = abs(math.sin(angle)) > world.MARSHALS_TURN
+        if across and (stuck or vx < -0.05) and room < _TURNING and _room(where, body, them, number, -1.0) > 1.0:
             wish[0], wish[1] = math.copysign(1.0, angle), 0.0  # marshals push
             return True
     if abs(angle) < _ASTRAY:
@@ -180,6 +183,8 @@ def _recover(where: Any, body: Any, them: Any, number: int, wish: np.ndarray) ->
         wish[0], wish[1] = 0.0, -0.5
         return True
     wish[0] = -math.copysign(1.0, angle)
+    if abs(angle) > _BACKWARDS:  # away from the wall that is near
+        wish[0] = math.copysign(1.0, them.offset[number])
     wish[1] = min(0.1 * (_WALKING - vx), 0.5 if them.off[number] else 0.25)
     return True
 

@@ -5,7 +5,6 @@ the pace of the car ahead at each place, not its speed, so that a row of cars go
 import math
 from typing import Any
 
-
 from almanac.nn.compiled import compiled_exactly
 from almanac.sophy import tracking
 from almanac.sophy.sim import road, step
@@ -14,8 +13,8 @@ MOST_PATIENCE = 12.0
 """s that a driver follows a slower car before it passes it wherever it can."""
 _CALMS, _HELD = 0.05, 0.97
 """s of patience that come back in a second, and the part of what it would drive from which a driver feels held up."""
-_STRAIGHT = 1 / 150
-"""rad/m of a line up to which a car is passed there; in bends it is followed."""
+_SIDEWAYS = 12.0
+"""m/s² across from which the lap is in a bend: there a car is followed, and passed elsewhere."""
 _SOON, _PLACES = 1.5, 6
 """s in which a bend comes, or the line an edge of the track, and places on the way there that are looked at."""
 _LOOK = 2.0
@@ -27,8 +26,10 @@ _ROOM, _CLEAR = 0.6, 0.5
 """Between the sides of two cars, m, at least, where one passes; and less, in which a car ahead is in the way by degrees."""
 _CLOSING, _SLOWER = 0.5, 0.97
 """m/s by which it is faster than a car that it begins to pass; or the part of its own pace that the other has."""
-_TOWED, _BRAKING, _REACH = 12.0, 0.9, 35.0
-"""m to a car which it passes for want of patience, for it is towed until then; or, where it will soon have that part of its speed, m."""
+_TOWED, _REACH = 12.0, 35.0
+"""m to a car that it passes for want of patience, for it is towed until then; and m where both brake soon."""
+_EARLY, _BRAKING = 3.5, 0.9
+"""s before that, and the part of its speed that it has then."""
 _ACROSS = 2.5, 0.8
 """m/s by which a driver moves aside, on straights and in bends: at the limit of grip any haste is a slide."""
 _MARGIN = 0.2
@@ -70,11 +71,12 @@ def around(way: Any, where: Any, body: Any, them: Any, number: int, each: int, a
     line, speed, _ = tracking.known(way, travelled)
     vx, own = float(them.state[step.VX, number]), them.offset[number]
     wide, half = body.width + _ROOM, 0.5 * body.width + _MARGIN
-    slowest, bends = speed, False
+    slowest, bends, brakes = speed, False, False
     for part in range(_PLACES + 1):
         ahead = part / _PLACES * vx
         slowest = min(slowest, tracking.known(way, travelled + _LOOK * ahead)[1])
-        bends = bends or abs(_curvature(way, travelled + _SOON * ahead)) > _STRAIGHT
+        bends = bends or abs(_sideways(way, travelled + _SOON * ahead)) > _SIDEWAYS
+        brakes = brakes or tracking.known(way, travelled + _EARLY * ahead)[1] < _BRAKING * speed
     most, low, high, target, nearest = 1e9, -1e9, 1e9, line, 1e9
     for other in range(first, first + each):
         if other == number:
@@ -96,9 +98,10 @@ def around(way: Any, where: Any, body: Any, them: Any, number: int, each: int, a
             if stands and ahead < 2 * body.length:
                 beside = aside
             attacked = attacks and not _follows(where, them, other, number, each)
-            near = _REACH if slowest < _BRAKING * speed else _TOWED
+            near = _REACH if brakes else _TOWED
             is_slower = vx - theirs > _CLOSING or theirs < _SLOWER * pace * min(vx / speed, 1.0)
-            passes = (stands or not bends) and (is_slower or (attacked and ahead < near))
+            is_out = attacked and abs(beside) > body.width  # who has moved over goes on
+            passes = (stands or is_out or not bends) and (is_slower or (attacked and ahead < near))
             passes = passes and ahead < nearest and abs(beside) < wide + _CLEAR
             if passes:
                 nearest = ahead
@@ -178,10 +181,10 @@ def borne(way: Any, car: Any, them: Any, number: int) -> float:
     """The part of its lap's speed that a car may keep: all on straights, and less in bends beside its line, or in air that a car ahead has
     stirred."""
     travelled = them.travelled[number]
-    line, speed, _ = tracking.known(way, travelled)
+    line, speed, turn = tracking.known(way, travelled)
     away = them.offset[number] - line
     away = math.copysign(max(abs(away) - _ASIDE, 0.0), away)
-    tighter = math.sqrt(max(1 - max(_curvature(way, travelled) * away, 0.0), 0.3))
+    tighter = math.sqrt(max(1 - max(turn / speed * away, 0.0), 0.3))
     aside = (1 - _OFF_LINE * min(abs(away) / _FAR_ASIDE, 1.0)) * tighter
     down, weight = car.lift * speed * speed, car.mass * them.given[step.WEIGHT, number]
     lost = down * (1 - them.given[step.PRESSED, number]) / (weight + down)
@@ -189,10 +192,10 @@ def borne(way: Any, car: Any, them: Any, number: int) -> float:
 
 
 @compiled_exactly
-def _curvature(way: Any, travelled: float) -> float:
-    """Of the lap's line at a place, to the left, rad/m."""
+def _sideways(way: Any, travelled: float) -> float:
+    """The lap's acceleration to the left at a place, m/s²."""
     _, speed, turn = tracking.known(way, travelled)
-    return turn / speed
+    return turn * speed
 
 
 @compiled_exactly
@@ -200,7 +203,7 @@ def _bent(way: Any, them: Any, number: int) -> float:
     """How much of a bend a car is in, or soon will be, 0 to 1."""
     here = them.travelled[number]
     soon = here + _SOON * float(them.state[step.VX, number])
-    return min(max(max(abs(_curvature(way, here)), abs(_curvature(way, soon))) / _STRAIGHT - 0.5, 0.0), 1.0)
+    return min(max(max(abs(_sideways(way, here)), abs(_sideways(way, soon))) / _SIDEWAYS - 0.5, 0.0), 1.0)
 
 
 @compiled_exactly
@@ -213,8 +216,7 @@ def _gap(where: Any, them: Any, number: int, other: int) -> float:
 @compiled_exactly
 def _follows(where: Any, them: Any, number: int, but: int, each: int) -> bool:
     """Whether a car has another one than `but` close ahead."""
-    first = number - number % each
+    found, first = False, number - number % each
     for other in range(first, first + each):
-        if other not in (number, but) and 0 < _gap(where, them, number, other) < _REACH:
-            return True
-    return False
+        found |= other not in (number, but) and 0 < _gap(where, them, number, other) < _REACH
+    return found

@@ -31,7 +31,7 @@ _PUSHED = 0.05
 """Share of drag that a car close behind takes from the one ahead."""
 _BOUNCE_WALL, _RUB_WALL = 0.2, 0.4
 """Restitution and friction of walls."""
-_MARSHALS, _MARSHALS_WALK, _MARSHALS_REACH, _MARSHALS_TURN = 6.0, 2.0, 11.0, 0.4
+_MARSHALS, _MARSHALS_WALK, _MARSHALS_REACH, MARSHALS_TURN = 6.0, 2.0, 11.0, 0.4
 """m/s² by which marshals push back a car that stands with its nose to a wall, m/s up to which they do, m before it, and the sine of its
 angle to the road from which its nose is there: no car has a reverse gear here."""
 _BOUNCE_CAR, _RUB_CAR = 0.1, 0.4
@@ -250,7 +250,7 @@ def under(points: Any, gap: float, car: Any, them: Cars, number: int) -> None:
     given[step.PULL_X, number], given[step.PULL_Y, number] = east, north
     # Who stands with the nose to a wall and touches no pedal waits for the marshals.
     waits = given[step.THROTTLE_TO, number] == 0 and given[step.BRAKE_TO, number] == 0
-    if waits and abs(them.state[step.VX, number]) < _MARSHALS_WALK and abs(sine) > _MARSHALS_TURN:
+    if waits and abs(them.state[step.VX, number]) < _MARSHALS_WALK and abs(sine) > MARSHALS_TURN:
         offset, yaw = them.offset[number], them.state[step.YAW, number]
         gap = row[road.WALL_LEFT] - offset if sine > 0 else row[road.WALL_RIGHT] + offset
         if gap < _MARSHALS_REACH:
