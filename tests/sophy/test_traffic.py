@@ -11,22 +11,25 @@ from tests.sophy import made
 GT3 = car.load("gt3")
 
 
+SOLSTICE = track.find("solstice")
+
+
 def test_a_field_of_twenty_gets_through_its_first_lap():
-    course, skills = track.find("solstice"), np.linspace(1, 0.9, 20).round(3).tolist()
-    drivers = opponents.Drivers(course, GT3, skills)
-    for seed in (1, 3):
-        judged = steward.judge(race.run(course, GT3, named(drivers, skills), 1, seed=seed), course, GT3)
-        left = {each.car for each in judged.events if each.kind in ("off", "cut")}
-        assert all(np.isfinite(each.time) for each in judged.places) and len(left) <= 2
-        assert sum(each.penalty > 0 for each in judged.events) <= 3
+    skills = np.linspace(1, 0.9, 20).round(3).tolist()
+    drivers = opponents.Drivers(SOLSTICE, GT3, skills)
+    judged = steward.judge(race.run(SOLSTICE, GT3, named(drivers, skills), 1, seed=1), SOLSTICE, GT3)
+    assert all(np.isfinite(each.time) for each in judged.places)
+    assert len({each.car for each in judged.events if each.kind in ("off", "cut")}) <= 1
+    assert sum(each.penalty > 0 for each in judged.events) <= 1
 
 
-def test_a_slower_car_is_passed_without_a_touch(tmp_path):
-    course, skills = made.oval(tmp_path, 14.0), [0.7, 1.0]
-    drivers = opponents.Drivers(course, GT3, skills)
-    judged = steward.judge(race.run(course, GT3, named(drivers, skills), 6, race.Start(speed=20.0)), course, GT3)
+def test_a_slower_car_is_passed_without_a_touch():
+    skills = [0.7, 1.0]
+    drivers = opponents.Drivers(SOLSTICE, GT3, skills)
+    start = race.Start(speed=30.0, gap=15.0)
+    judged = steward.judge(race.run(SOLSTICE, GT3, named(drivers, skills), 2, start), SOLSTICE, GT3)
     assert [each.car for each in judged.places] == [1, 0]
-    assert not [each for each in judged.events if each.kind in ("rear", "side", "touch", "off", "cut", "wall")]
+    assert {each.kind for each in judged.events} <= {"lap", "finish"}
 
 
 @pytest.mark.parametrize("wanted", [-20.0, 20.0])
@@ -37,7 +40,8 @@ def test_who_moves_over_stays_on_the_track_and_does_so_gently(tmp_path, wanted):
     them, aside = world.cars(1, 1), 0.0
     half = 0.5 * world.size(GT3).width
     for place in np.arange(0.0, course.length, 4.0):  # a decision at 40 m/s
-        world.place(them, GT3, where, np.array([0]), road.places(course, [place], [0.0]), [place], np.array([40.0]))
+        at = np.array([place])
+        world.place(them, GT3, where, np.array([0]), road.places(course, at, 0 * at), at, np.array([40.0]))
         line, _, _ = tracking.known(way, place)
         before, aside = aside, traffic.moved(way, where, world.size(GT3), them, 0, aside, wanted, 0.1)
         assert abs(line + aside) + half < 6.0 or abs(line) + half > 5.8
@@ -53,10 +57,8 @@ def test_bends_bear_less_beside_the_line_and_in_stirred_air(tmp_path):
     def borne(aside: float, pressed: float) -> np.ndarray:
         found = []
         for place in np.arange(0.0, course.length, 20.0):
-            offset = tracking.known(way, place)[0] + aside
-            world.place(
-                them, GT3, where, np.array([0]), road.places(course, [place], [offset]), [place], np.array([30.0])
-            )
+            at, offset = np.array([place]), np.array([tracking.known(way, place)[0] + aside])
+            world.place(them, GT3, where, np.array([0]), road.places(course, at, offset), at, np.array([30.0]))
             them.given[step.PRESSED] = pressed
             found.append(traffic.borne(way, numbers, them, 0))
         return np.array(found)
