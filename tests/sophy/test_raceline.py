@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from almanac.runtime.errors import UserError
+from almanac.sophy import balance, optimal, raceline, steady
 from almanac.sophy import lap as laps
-from almanac.sophy import optimal, raceline, steady
-from almanac.sophy.sim import car
+from almanac.sophy.sim import car, track
 from tests.sophy import made
 
 F1 = car.load("f1_2014")
@@ -30,6 +30,17 @@ def test_the_line_of_least_curvature_uses_the_width(oval):
     centre = (oval.curvature**2).sum() * oval.step
     assert (line.curvature**2).sum() * line.length / len(line.x) < 0.85 * centre
     assert abs(line.curvature.sum() * line.length / len(line.x) / (2 * np.pi) - 1) < 0.03
+
+
+def test_the_fastest_line_is_faster_than_the_smoothest_and_on_the_asphalt():
+    course, spec = track.find("solstice"), car.load("gt3")
+    can = balance.diagram(spec, 1.0)
+    line, smoothest = raceline.fastest(course, spec, balance.limits(spec, can)), raceline.least_curvature(course, spec)
+    index = (np.arange(len(line.x)) * line.step / course.step).astype(int)
+    half = 0.5 * spec.width - 0.05
+    assert (line.offset < course.left[index] - half).all() and (line.offset > half - course.right[index]).all()
+    fast, smooth = (balance.lap(spec, course, each, can).lap_time for each in (line, smoothest))
+    assert fast < 0.99 * smooth
 
 
 def test_steady_speeds_are_those_of_a_circle_and_a_straight():
