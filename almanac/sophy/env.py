@@ -307,7 +307,7 @@ def _decide(where: Road, car: Any, drive: Any, body: Any, them: world.Cars, each
             if first + other == number:
                 continue
             theirs = them.travelled[first + other] - began[first + other]
-            gap = _around(them.travelled[first + other] - them.travelled[number], where.length)
+            gap = road.apart(where.length, them.travelled[number], them.travelled[first + other])
             before = gap - theirs + moved
             if -_BEHIND <= gap <= _AHEAD or -_BEHIND <= before <= _AHEAD:
                 passing += before - gap
@@ -320,12 +320,6 @@ def _decide(where: Road, car: Any, drive: Any, body: Any, them: world.Cars, each
                 if bits & world.FROM_BEHIND or not backwards:
                     fault = 1.0
         terms[4, number], terms[5, number], terms[6, number], terms[7, number] = passing, -touched, -rear, -fault
-
-
-@compiled_exactly
-def _around(gap: float, length: float) -> float:
-    """A distance along a closed track, the shorter way."""
-    return gap - length * math.floor(gap / length + 0.5)
 
 
 @compiled_exactly
@@ -415,7 +409,7 @@ def _others(length: float, them: world.Cars, number: int, how: _How, out: np.nda
             for other in range(each):
                 if first + other == number:
                     continue
-                gap = _around(them.travelled[first + other] - them.travelled[number], length)
+                gap = road.apart(length, them.travelled[number], them.travelled[first + other])
                 away = gap if front == 0 else -gap
                 ahead = gap > 0 or (gap == 0 and first + other > number)
                 # Equal distances come in the order of their numbers.

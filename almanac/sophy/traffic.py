@@ -81,7 +81,7 @@ def around(way: Any, where: Any, body: Any, them: Any, number: int, each: int, a
     for other in range(first, first + each):
         if other == number:
             continue
-        ahead = _gap(where, them, number, other)
+        ahead = road.apart(where.length, travelled, them.travelled[other])
         aside, theirs = them.offset[other] - own, float(them.state[step.VX, other])
         theirs = max(theirs + _FORESEEN * min(float(them.state[step.AX, other]), 0.0), 0.0)
         if abs(ahead) < body.length + 1.0 and abs(aside) > 0.5 * body.width:  # beside: leave it room
@@ -207,16 +207,10 @@ def _bent(way: Any, them: Any, number: int) -> float:
 
 
 @compiled_exactly
-def _gap(where: Any, them: Any, number: int, other: int) -> float:
-    """From one car to another along the track, the shorter way, m."""
-    ahead = them.travelled[other] - them.travelled[number]
-    return ahead - where.length * math.floor(ahead / where.length + 0.5)
-
-
-@compiled_exactly
 def _follows(where: Any, them: Any, number: int, but: int, each: int) -> bool:
     """Whether a car has another one than `but` close ahead."""
-    found, first = False, number - number % each
+    found, first, here = False, number - number % each, them.travelled[number]
     for other in range(first, first + each):
-        found |= other not in (number, but) and 0 < _gap(where, them, number, other) < _REACH
+        ahead = road.apart(where.length, here, them.travelled[other])
+        found |= other not in (number, but) and 0 < ahead < _REACH
     return found

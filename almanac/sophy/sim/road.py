@@ -125,6 +125,13 @@ def _spread(true: np.ndarray, reach: int) -> np.ndarray:
 
 
 @compiled_exactly
+def apart(length: float, here: float, there: float) -> float:
+    """From one place to another along a closed track of that length, the shorter way, m."""
+    gap = there - here
+    return gap - length * math.floor(gap / length + 0.5)
+
+
+@compiled_exactly
 def locate(points: Any, step: float, index: int, x: float, y: float) -> tuple[int, float, float]:
     """Where a car is on a road.
 
