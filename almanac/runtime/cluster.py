@@ -1,6 +1,6 @@
 """More machines than this one, by Ray; the only file that imports it, and only when an address is given. `map` is for
 independent work (blocks, sweep points, crawl shards), `train` runs `fit` in several processes as torchrun would, `fleet` serves a web
-application by several processes. All are given what to do as a function: what it does, and where its files are, is the caller's."""
+application by several processes, `workers` are objects that are asked for things. All are given what to do as a function: what it does, and where its files are, is the caller's."""
 
 import asyncio
 import importlib
@@ -9,13 +9,14 @@ import os
 import socket
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, cast
 
 from almanac.runtime import console
 from almanac.runtime.errors import RunFailed, UserError
+from almanac.runtime.workers import Answer, WorkerDied, Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -100,6 +101,91 @@ def train(fn: Callable[[], Any], *, address: str | None, workers: int, gpus: flo
             return trainer.fit().return_value
         except TrainingFailedError as error:
             raise _cause(error) from None
+
+
+@contextmanager
+def workers(address: str, cpus: float, gpus: float = 0.0) -> Iterator[Workers]:
+    """Workers that are Ray's actors, ended on leaving.
+
+    Args:
+        address: as `map` takes it.
+        cpus: processors of all workers together.
+        gpus: their GPUs.
+
+    Raises:
+        UserError: there is no Ray at the address, or this machine can't hold the workers.
+    """
+    with _connected(address, cpus, gpus) as ray:
+        made = _Actors(ray)
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+class _Actors:
+    def __init__(self, ray: Any):
+        self._ray, self._hired = ray, list[_Actor]()
+
+    def hire(self, build: Callable[[], Any], threads: int = 1, gpus: float = 0.0) -> "_Actor":
+        made = self._ray.remote(num_cpus=threads, num_gpus=gpus)(_Hired)
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        self._hired.append(_Actor(self._ray, made.options(runtime_env=environment).remote(build, threads)))
+        return self._hired[-1]
+
+    def ready(self, answers: Sequence[Answer], seconds: float | None) -> list[Answer]:
+        by_reference = {each.reference: each for each in answers if isinstance(each, _Reference)}
+        if not by_reference:
+            return []
+        there, others = self._ray.wait(list(by_reference), num_returns=1, timeout=seconds, fetch_local=False)
+        there += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0] if others else []
+        return [by_reference[each] for each in there]
+
+    def end(self) -> None:
+        for each in self._hired:
+            each.dismiss()
+
+
+class _Actor:
+    def __init__(self, ray: Any, handle: Any):
+        self._ray, self._handle = ray, handle
+
+    def ask(self, method: str, *arguments: Any) -> "_Reference":
+        given = [each.reference if isinstance(each, _Reference) else each for each in arguments]
+        return _Reference(self._ray, self._handle.ask.remote(method, *given))
+
+    def dismiss(self) -> None:
+        self._ray.kill(self._handle)
+
+
+class _Reference:
+    """An answer that Ray holds."""
+
+    def __init__(self, ray: Any, reference: Any):
+        self._ray, self.reference = ray, reference
+
+    def value(self) -> Any:
+        try:
+            return self._ray.get(self.reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise RuntimeError(str(error)) from None
+        except self._ray.exceptions.RayError as error:
+            raise WorkerDied(type(error).__name__) from None
+
+
+class _Hired:
+    """In an actor of Ray's: the object that works."""
+
+    def __init__(self, build: Callable[[], Any], threads: int):
+        import torch
+
+        torch.set_num_threads(threads)
+        self._held = build()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._held, method)(*arguments)
 
 
 class ReplicaDied(Exception):

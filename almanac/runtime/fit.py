@@ -6,14 +6,11 @@ It owes that to one rule: everything random about batch n is a function of (seed
 same batches wherever they are computed. Batches are asked for by number, the loss draws from a generator that is seeded
 anew for each of them, and so is torch's own generator, from which dropout draws."""
 
-import json
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +20,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from almanac.nn.ema import EMA
 from almanac.runtime import checkpoint, console, device, replay
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
+from almanac.runtime.run_log import RunLog, stop_signals
 
 Loss = Callable[[nn.Module, Any, torch.Generator], Tensor]
 """loss(model, batch, generator) → a scalar; whatever it draws, it draws from the generator. It runs under autocast."""
@@ -174,7 +171,7 @@ class _Run:
         self.losses: list[float] = []  # of the steps since the last line of metrics.jsonl, all finite
         self.pending: list[Tensor] = []  # loss and gradient norm of the steps since then that nobody has looked at
         self.last_loss = math.nan
-        self.metrics: _Metrics | None = None
+        self.metrics: RunLog | None = None
         if resume:
             self._restore(_read(out / "last.pt", seed))
 
@@ -183,8 +180,8 @@ class _Run:
         config, main = self.config, self.accelerator.is_main_process
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([self.accelerator.device] if _is_cuda(self.accelerator) else []))
-            stopped = stack.enter_context(_stop_signals())
-            self.metrics = stack.enter_context(_Metrics(self.out, self.step)) if main else None
+            stopped = stack.enter_context(stop_signals())
+            self.metrics = stack.enter_context(RunLog(self.out, self.step)) if main else None
             bar = console.progress("training", config.steps, "steps", self.step)
             advance = stack.enter_context(bar) if main else lambda *_, **__: None
             fetch = stack.enter_context(self._prefetching())
@@ -258,7 +255,8 @@ class _Run:
         self.last_loss = sum(self.losses) / len(self.losses)
         advance(0, note=f"loss {self.last_loss:.4f}  {rate:.2f} steps/s")
         if self.metrics:
-            self.metrics.add(self.step, self.losses, learning_rate(self.step - 1, self.config), self.seconds, durable)
+            figures = {"losses": self.losses, "learning_rate": learning_rate(self.step - 1, self.config)}
+            self.metrics.add(self.step, figures, self.seconds, {"loss": self.last_loss}, durable)
         self.losses = []
 
     def _save(self, validated: bool) -> None:
@@ -337,59 +335,6 @@ class _Run:
             yield fetch
 
 
-class _Metrics:
-    """`metrics.jsonl` and TensorBoard's events of a run's main process, from `step` on. Entering removes what a killed
-    process left after its last checkpoint: temporaries, and lines of steps that will be done again.
-
-    Raises:
-        UserError: from each method, when the folder can't be written.
-    """
-
-    def __init__(self, out: Path, step: int):
-        self.path, self.step = out / "metrics.jsonl", step
-
-    def __enter__(self) -> "_Metrics":
-        with self._writing():
-            checkpoint.remove_temporaries(self.path.parent)
-            if self.path.exists():
-                lines = "".join(line + "\n" for line in self._lines_to_keep())
-                checkpoint.write_atomic(self.path, lambda file: file.write(lines.encode()))
-            self.board = SummaryWriter(self.path.parent, purge_step=self.step + 1)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        with self._writing() if kind is None else suppress(OSError):
-            self.board.close()
-
-    def add(self, step: int, losses: list[float], rate: float, seconds: float, durable: bool) -> None:
-        """A line: the losses of the steps up to `step`, the learning rate of that step, seconds since the start. A
-        durable one is on the disk, with all before it, when this returns: a checkpoint of that step may follow."""
-        line = {"step": step, "losses": losses, "learning_rate": rate, "seconds": round(seconds, 3)}
-        with self._writing():
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            self.board.add_scalar("loss", sum(losses) / len(losses), step)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise checkpoint.cannot_write(self.path, error) from None
-
-    def _lines_to_keep(self) -> Iterator[str]:
-        for line in self.path.read_text(errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] > self.step:
-                    return
-            except (ValueError, KeyError, TypeError):  # the process was killed while it wrote this line
-                return
-            yield line
-
-
 def _read(last: Path, seed: int) -> dict[str, Any]:
     """The state that a run goes on from."""
     state = checkpoint.load_state(last)
@@ -429,28 +374,6 @@ def _accelerator(device_name: str) -> Accelerator:
 
 def _is_cuda(accelerator: Accelerator) -> bool:
     return accelerator.device.type == "cuda"
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[float]]:
-    """A list that is filled when the process is asked to stop. Who asks again after two seconds stops it at once; sooner
-    it is the same request, which a launcher passes on that the terminal has sent already."""
-    stopped: list[float] = []
-
-    def ask(number: int, frame: Any) -> None:
-        stopped.append(time.monotonic())
-        if stopped[-1] - stopped[0] > 2:
-            raise KeyboardInterrupt
-
-    try:
-        old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: whoever runs it there handles signals
-        old = {}
-    try:
-        yield stopped
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _seed_of(seed: int, number: int) -> int:

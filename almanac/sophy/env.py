@@ -2,6 +2,7 @@
 Methods), and its reward, term by term. Numbers are scaled by fixed ranges, so that actors and learners never disagree."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +91,25 @@ class Rules:
     weights: Weights = field(default_factory=Weights)
 
 
+class Starts(NamedTuple):
+    """Where cars begin, those of a race one after the other."""
+
+    s: Float[np.ndarray, " cars"]
+    """m along the track."""
+    offset: Float[np.ndarray, " cars"]
+    """m to the left of its centre line."""
+    speed: Float[np.ndarray, " cars"]
+    """m/s."""
+    heading: Float[np.ndarray, " cars"] | None = None
+    """To the road, rad; none: along it."""
+    moving: Float[np.ndarray, "rows cars"] | None = None
+    """All that `sim.step` knows of a car from `step.VX` on; none: it rolls straight on."""
+
+
+Begin = Callable[["Racing", int], Starts]
+"""Where so many races of an environment begin."""
+
+
 def make(
     track_name: str | Path | Track,
     car: str | CarSpec = "f1_2014",
@@ -98,6 +118,7 @@ def make(
     *,
     sight: Sight = Sight(),
     rules: Rules = Rules(),
+    begin: Begin | None = None,
 ) -> "Racing":
     """Make an environment.
 
@@ -108,12 +129,14 @@ def make(
         each: cars of a race; 1: each is alone.
         sight: what is observed.
         rules: how an episode goes.
+        begin: where races begin; none: anywhere (`anywhere`).
 
     Raises:
         UserError: there is no such track or car, or the numbers can't be.
     """
     found = track_name if isinstance(track_name, Track) else track.find(track_name)
-    return Racing(found, car if isinstance(car, CarSpec) else car_files.load(car), cars, each, sight, rules)
+    spec = car if isinstance(car, CarSpec) else car_files.load(car)
+    return Racing(found, spec, cars, each, sight, rules, begin or anywhere)
 
 
 class Racing(gymnasium.vector.VectorEnv):
@@ -126,14 +149,18 @@ class Racing(gymnasium.vector.VectorEnv):
         each: cars of a race.
         sight: what is observed.
         rules: how an episode goes.
+        begin: where races begin.
     """
 
-    def __init__(self, course: Track, spec: CarSpec, cars: int, each: int, sight: Sight, rules: Rules):
+    def __init__(
+        self, course: Track, spec: CarSpec, cars: int, each: int, sight: Sight, rules: Rules, begin: Begin
+    ):
         if not 1 <= each <= 20 or cars < 1 or cars % each:
             raise UserError(
                 f"{cars} cars in races of {each} can't be", "give races of 1 to 20 cars, and a multiple of them"
             )
         self.course, self.vehicle, self.each, self.sight, self.rules = course, spec, each, sight, rules
+        self.begin = begin
         self.road = road.road(course)
         narrowest = float((self.road.points[:, road.LEFT] + self.road.points[:, road.RIGHT]).min())
         if narrowest < spec.width + 0.5:
@@ -145,7 +172,7 @@ class Racing(gymnasium.vector.VectorEnv):
         self.cars = world.cars(cars // each, each)
         self.limits = steady.speeds(spec, course.curvature, course.step, _CAREFUL)
         self.num_envs = cars
-        self.seen = observed(sight, each)
+        self.seen = observed(sight)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.seen,), np.float32)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, cars)
@@ -213,46 +240,57 @@ class Racing(gymnasium.vector.VectorEnv):
         return seen, rewards, stuck, late, info
 
     def _begin(self, numbers: Int[np.ndarray, " some"], options: dict[str, Any] | None) -> None:
-        """Put cars on the track: those of a race behind each other, from a place drawn by chance."""
-        rng, length = self.np_random, self.course.length
-        races = len(numbers) // self.each
-        if options and "s" in options:
-            s = np.broadcast_to(np.asarray(options["s"], float), len(numbers))
-        else:
-            behind = self.rules.gap * np.arange(self.each)
-            s = (rng.uniform(0, length, races)[:, None] - behind).ravel() % length
-        index = np.floor(np.mod(s, length) / self.course.step).astype(int) % len(self.course.x)
-        half = 0.5 * self.vehicle.width + 0.2
-        if options and "offset" in options:
-            offset = np.broadcast_to(np.asarray(options["offset"], float), len(numbers))
-        else:
-            offset = rng.uniform(half - self.course.right[index], self.course.left[index] - half)
-        if options and "speed" in options:
-            speed = np.broadcast_to(np.asarray(options["speed"], float), len(numbers))
-        else:
-            speed = np.repeat(rng.uniform(*self.rules.start, races), self.each) * self.limits[index]
-        place = road.places(self.course, s, offset)
-        world.place(self.cars, self.vehicle, self.road, numbers, place, s, speed)
+        """Put the cars of some races on the track."""
+        starts = self.begin(self, len(numbers) // self.each)
+        for name in ("s", "offset", "speed"):
+            if options and name in options:
+                value = np.broadcast_to(np.asarray(options[name], float), len(numbers))
+                starts = starts._replace(**{name: value})
+        spots = road.places(self.course, starts.s, starts.offset)
+        if starts.heading is not None:
+            spots[2] += starts.heading
+        world.place(self.cars, self.vehicle, self.road, numbers, spots, starts.s, starts.speed)
+        if starts.moving is not None:
+            self.cars.state[step.VX :, numbers] = starts.moving
         self.slow[numbers] = 0
         _look_under(self.road, self.car, self.cars)
 
     def _observe(self) -> Float[np.ndarray, "cars numbers"]:
-        seen = np.zeros((self.num_envs, self.seen), np.float32)
-        sight = self.sight
-        lines = np.array(sight.lines, np.float64)
-        weight = self.vehicle.mass * dynamics.GRAVITY
-        how = _How(
-            sight.points,
-            sight.seconds,
-            sight.ahead,
-            sight.behind,
-            sight.reach,
-            self.each,
-            weight,
-            self.vehicle.steering,
-        )
-        _observe(self.road, self.cars, lines, how, seen)
-        return seen
+        return observe(self.road, self.cars, self.vehicle, self.sight, self.each)
+
+
+def anywhere(races: Racing, count: int) -> Starts:
+    """Races that begin anywhere on the track, cars behind each other, somewhere across it, at a speed drawn by chance."""
+    rng, length = races.np_random, races.course.length
+    behind = races.rules.gap * np.arange(races.each)
+    s = (rng.uniform(0, length, count)[:, None] - behind).ravel() % length
+    index = np.floor(s / races.course.step).astype(int) % len(races.course.x)
+    half = 0.5 * races.vehicle.width + 0.2
+    offset = rng.uniform(half - races.course.right[index], races.course.left[index] - half)
+    speed = np.repeat(rng.uniform(*races.rules.start, count), races.each) * races.limits[index]
+    return Starts(s, offset, speed)
+
+
+def observe(
+    where: Road, cars: world.Cars, vehicle: CarSpec, sight: Sight, each: int
+) -> Float[np.ndarray, "cars numbers"]:
+    """What the drivers of all cars see.
+
+    Args:
+        where: the road.
+        cars: all cars.
+        vehicle: what car they are.
+        sight: what is observed.
+        each: cars of a race.
+    """
+    count = cars.nearest.shape[0]
+    seen = np.zeros((count, observed(sight)), np.float32)
+    weight = vehicle.mass * dynamics.GRAVITY
+    how = _How(
+        sight.points, sight.seconds, sight.ahead, sight.behind, sight.reach, each, weight, vehicle.steering
+    )
+    _observe(where, cars, np.array(sight.lines, np.float64), how, seen)
+    return seen
 
 
 class _How(NamedTuple):
@@ -268,9 +306,9 @@ class _How(NamedTuple):
     steering: float
 
 
-def observed(sight: Sight, each: int) -> int:
+def observed(sight: Sight) -> int:
     """Numbers of an observation."""
-    others = (sight.ahead + sight.behind) * _OTHER + 2 if each > 1 else 0
+    others = (sight.ahead + sight.behind) * _OTHER + 2 if sight.ahead + sight.behind else 0
     return _PLAIN + 3 * len(sight.lines) * sight.points + others
 
 
@@ -347,7 +385,7 @@ def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: 
         out[28], out[29] = state[step.THROTTLE, number], state[step.BRAKE, number]
         speed = math.sqrt(vx * vx + vy * vy)
         _course(points, gap, them, number, lines, how, max(speed, 5.0), out)
-        if how.each > 1:
+        if how.each > 1 and how.ahead + how.behind > 0:
             _others(where.length, them, number, how, out, _PLAIN + 3 * lines.shape[0] * how.points)
 
 

@@ -1,0 +1,288 @@
+"""Driving to learn: an actor holds races of each scenario, drives them for a while with the policy that it is given, and returns n-step
+transitions, what was seen of the driving, and states from which control was lost. It forms transitions itself and knows no learner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from almanac.sophy import env, opponents
+from almanac.sophy.env import Rules, Sight
+from almanac.sophy.model import Networks, Policy
+from almanac.sophy.n_step import NStep
+from almanac.sophy.qr_sac import Batch, Config
+from almanac.sophy.scenarios import MISTAKE, Beginnings, Scenario
+from almanac.sophy.sim import step
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.track import Track
+
+_SKILLS = (0.75, 1.0)
+"""Of built-in opponents."""
+_ERRORS = 0.01
+"""Chance of an opponent that errs to begin an error, each decision."""
+_ERROR_LASTS = (5, 20)
+"""Decisions."""
+_ERROR_KINDS = ((0.0, -0.7), (0.0, -0.2), (0.12, 0.0), (-0.12, 0.0))
+"""What an error adds to steering, and the pedal that it keeps to at most (none: 0): braking early, lifting, and two swerves."""
+_BEFORE = (10, 25)
+"""Decisions before a loss of control from which it is practised again."""
+_SPUN = 1.2
+"""rad to the road from which a car has spun."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all parts of a training know."""
+
+    track: Track
+    car: CarSpec
+    sight: Sight
+    rules: Rules
+    scenarios: Mapping[str, Scenario]
+    networks: Networks
+    learning: Config
+    gamma: float
+    """Discount of a decision."""
+    steps: int
+    """n, of a transition."""
+    cars: int
+    """That learn at the same time, of each actor and scenario."""
+    seed: int
+
+
+class Order(NamedTuple):
+    """What an actor is asked to do."""
+
+    scenario: str
+    decisions: int
+    version: int
+    """Updates of the policy that it is given."""
+    mistakes: Float[np.ndarray, "states numbers"]
+    """States to begin from, where the scenario is theirs."""
+
+
+class Experience(NamedTuple):
+    """What came of it."""
+
+    scenario: str
+    version: int
+    batches: list[Batch]
+    """Observations in half precision."""
+    seconds: float
+    """Driven, of all cars that learn."""
+    terms: dict[str, float]
+    """Of the reward, mean of a decision."""
+    lost: int
+    """How often control was lost: off the track, at a wall, or spun."""
+    mistakes: Float[np.ndarray, "states numbers"]
+
+    @property
+    def transitions(self) -> int:
+        """How many there are."""
+        return sum(len(each.returns) for each in self.batches)
+
+
+class Actor:
+    """One that drives.
+
+    Args:
+        plan: of the training.
+        number: of this actor; each drives another way.
+    """
+
+    def __init__(self, plan: Plan, number: int):
+        self.plan = plan
+        self.generator = torch.Generator().manual_seed(_seed(plan.seed, number, 0))
+        self.policy, self.earlier = Policy(plan.networks), Policy(plan.networks)
+        self.has_earlier = False
+        self.fields = {
+            name: _Field(plan, scenario, _seed(plan.seed, number, 1 + at))
+            for at, (name, scenario) in enumerate(plan.scenarios.items())
+        }
+
+    def drive(self, order: Order, policy: Mapping[str, Tensor], earlier: Mapping[str, Tensor] | None) -> Experience:
+        """Drive.
+
+        Args:
+            order: what, and for how long.
+            policy: weights of the policy that learns.
+            earlier: of one that opponents may drive by.
+        """
+        self.policy.load_state_dict(dict(policy))
+        self.has_earlier = earlier is not None
+        if earlier is not None:
+            self.earlier.load_state_dict(dict(earlier))
+        field, made = self.fields[order.scenario], list[Batch]()
+        field.beginnings.mistakes = order.mistakes
+        terms, lost = dict.fromkeys(env.TERMS, 0.0), list[np.ndarray]()
+        for _ in range(order.decisions):
+            actions = self._act(self.policy, field.seen)
+            if field.others is not None:
+                actions = field.answer(actions, self._act(self.earlier, field.seen) if self.has_earlier else None)
+            batches, of_terms, mistakes = field.step(actions)
+            made += batches
+            lost.append(mistakes)
+            for name, value in of_terms.items():
+                terms[name] += float(value) / order.decisions
+        seconds = order.decisions / env.RATE * len(field.own)
+        found = np.concatenate(lost)
+        return Experience(
+            order.scenario, order.version, [_halved(Batch(*map(torch.cat, zip(*made, strict=True))))] if made else [],
+            seconds, terms, len(found), found,
+        )  # fmt: skip
+
+    def _act(self, policy: Policy, seen: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            noise = torch.randn(len(seen), self.plan.networks.actions, generator=self.generator)
+            return policy.sample(torch.from_numpy(seen), noise)[0].numpy()
+
+    def state(self) -> dict[str, Any]:
+        """All that going on takes."""
+        fields = {name: field.state() for name, field in self.fields.items()}
+        return {"fields": fields, "generator": self.generator.get_state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.generator.set_state(state["generator"])
+        for name, field in self.fields.items():
+            field.load(state["fields"][name])
+
+
+class _Field:
+    """Races of a scenario under way."""
+
+    def __init__(self, plan: Plan, scenario: Scenario, seed: int):
+        self.beginnings = Beginnings(scenario)
+        each = scenario.cars
+        self.races = env.make(
+            plan.track, plan.car, plan.cars * each, each, sight=plan.sight, rules=plan.rules, begin=self.beginnings
+        )
+        self.own = np.arange(0, plan.cars * each, each)
+        self.rng = np.random.default_rng(seed)
+        self.others = _Others(plan, each, self.rng) if each > 1 else None
+        self.n_step = NStep(plan.cars, self.races.seen, plan.networks.actions, plan.steps, plan.gamma)
+        self.trail = np.zeros((_BEFORE[1], MISTAKE, plan.cars))  # where each was, the newest first
+        self.driven = np.zeros(plan.cars, np.int64)  # decisions since it began, or last lost control
+        self.seen, _ = self.races.reset(seed=seed)
+
+    def answer(self, actions: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+        """Actions of all cars: those given, for the cars that learn, and those of their opponents."""
+        assert self.others is not None
+        return self.others.act(self.races, actions, earlier)
+
+    def step(self, actions: np.ndarray) -> tuple[list[Batch], dict[str, float], np.ndarray]:
+        """A decision of all: transitions, the reward's terms, and states from which control was lost."""
+        self._remember()
+        seen, rewards, stuck, late, info = self.races.step(actions)
+        last = np.where(info["_final_obs"][:, None], info["final_obs"], seen) if "final_obs" in info else seen
+        own = self.own
+        batches = self.n_step.add(
+            self.seen[own], actions[own], rewards[own], stuck[own], late[own], last[own]
+        )
+        mistakes = self._lost((stuck | late)[own])
+        self.seen = seen
+        return batches, {name: value[own].mean() for name, value in info["terms"].items()}, mistakes
+
+    def _remember(self) -> None:
+        cars, own = self.races.cars, self.own
+        self.trail = np.roll(self.trail, 1, axis=0)
+        place = cars.nearest[own] * self.races.road.step + cars.along[own]
+        self.trail[0] = np.concatenate(
+            (np.stack((place, cars.offset[own], cars.angle[own])), cars.state[step.VX :, own])
+        )
+
+    def _lost(self, ended: np.ndarray) -> np.ndarray:
+        """States before those that lost control now."""
+        cars, own = self.races.cars, self.own
+        self.driven = np.where(ended, 0, self.driven + 1)
+        lost = cars.off[own] | cars.wall[own] | (np.abs(cars.angle[own]) > _SPUN)
+        new = np.flatnonzero(lost & (self.driven > _BEFORE[1]))
+        self.driven[lost] = 0
+        when = self.rng.integers(*_BEFORE, size=len(new))
+        return self.trail[when, :, new]
+
+    def state(self) -> dict[str, Any]:
+        """All that going on takes."""
+        kept = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("trail", "driven", "seen")}
+        cars = {name: torch.from_numpy(each.copy()) for name, each in self.races.cars._asdict().items()}
+        steps = {name: torch.from_numpy(getattr(self.n_step, name).copy()) for name in _STEPS}
+        others = self.others.state() if self.others is not None else {}
+        return {
+            **kept, "cars": cars, "steps": steps, "now": self.n_step.now, "slow": torch.from_numpy(self.races.slow.copy()),
+            "rng": self.rng.bit_generator.state, "races_rng": self.races.np_random.bit_generator.state, "others": others,
+        }  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name in ("trail", "driven", "seen"):
+            setattr(self, name, state[name].numpy().copy())
+        for name, each in self.races.cars._asdict().items():
+            each[...] = state["cars"][name].numpy()
+        for name in _STEPS:
+            getattr(self.n_step, name)[...] = state["steps"][name].numpy()
+        self.n_step.now = state["now"]
+        self.races.slow = state["slow"].numpy().copy()
+        self.rng.bit_generator.state = state["rng"]
+        self.races.np_random.bit_generator.state = state["races_rng"]
+        if self.others is not None:
+            self.others.load(state["others"])
+
+
+_STEPS = ("observations", "actions", "rewards", "held")
+
+
+class _Others:
+    """Opponents: of three races, one is of built-in drivers, in one these err, and in one earlier policies drive."""
+
+    def __init__(self, plan: Plan, each: int, rng: np.random.Generator):
+        race, place = np.divmod(np.arange(plan.cars * each), each)
+        self.numbers = np.flatnonzero(place > 0)
+        skills = np.linspace(*_SKILLS, 6)[rng.integers(6, size=len(self.numbers))].round(3)
+        self.drivers = opponents.Drivers(plan.track, plan.car, skills.tolist())
+        self.err = race[self.numbers] % 3 == 1
+        self.learnt = self.numbers[race[self.numbers] % 3 == 2]
+        self.rng, self.each = rng, each
+        self.left = np.zeros(len(self.numbers), np.int64)  # decisions that its error still lasts
+        self.kind = np.zeros(len(self.numbers), np.int64)
+
+    def act(self, races: env.Racing, actions: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+        """Actions with the opponents' in their places."""
+        actions = actions.copy()
+        wishes = self.drivers.act(races.cars, self.numbers, self.each)
+        begin = self.err & (self.left == 0) & (self.rng.random(len(self.err)) < _ERRORS)
+        self.kind = np.where(begin, self.rng.integers(len(_ERROR_KINDS), size=len(begin)), self.kind)
+        self.left = np.where(begin, self.rng.integers(*_ERROR_LASTS, size=len(begin)), np.maximum(self.left - 1, 0))
+        erring = self.left > 0
+        steering, pedal = np.array(_ERROR_KINDS, np.float32)[self.kind[erring]].T
+        wishes[erring, 0] += steering
+        wishes[erring, 1] = np.where(pedal < 0, np.minimum(wishes[erring, 1], pedal), wishes[erring, 1])
+        actions[self.numbers] = wishes.clip(-1, 1)
+        if earlier is not None:
+            actions[self.learnt] = earlier[self.learnt]
+        return actions
+
+    def state(self) -> dict[str, Any]:
+        """All that going on takes."""
+        names = ("left", "kind")
+        own = {name: torch.from_numpy(getattr(self, name).copy()) for name in names}
+        drivers = {name: torch.from_numpy(getattr(self.drivers, name).copy()) for name in ("aside", "patience")}
+        return {**own, **drivers}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.left, self.kind = state["left"].numpy().copy(), state["kind"].numpy().copy()
+        self.drivers.aside[:], self.drivers.patience[:] = state["aside"].numpy(), state["patience"].numpy()
+
+
+def _halved(batch: Batch) -> Batch:
+    return batch._replace(
+        observations=batch.observations.half(), next_observations=batch.next_observations.half()
+    )
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

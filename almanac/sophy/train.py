@@ -1,0 +1,149 @@
+"""The recipe of Sophy: what is practised, by networks of which size, for three sizes of machine (Wurman et al. 2022, Methods and Extended
+Data Table 1). Who drives, learns and measures at the same time is the `coordinator`'s."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from almanac.runtime import checkpoint, cluster, device, workers
+from almanac.runtime.errors import UserError
+from almanac.runtime.workers import Workers
+from almanac.sophy import drive, env, scenarios
+from almanac.sophy.coordinator import Coordinator, Sizes
+from almanac.sophy.env import Rules, Sight
+from almanac.sophy.model import Networks
+from almanac.sophy.qr_sac import Config
+from almanac.sophy.rollout import Plan
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.track import Track
+
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of machine."""
+
+    sizes: Sizes
+    """Of the training."""
+    learning: Config
+    sight: Sight
+    width: int
+    """Of the networks' hidden layers."""
+    depth: int
+    """Hidden layers."""
+    quantiles: int = 32
+    gamma: float = 0.9896
+    """Discount of a decision: 9.6 s."""
+    steps: int = 7
+    """n, of the returns."""
+    rules: Rules = field(default_factory=lambda: Rules(seconds=60.0))
+    scenarios: tuple[str, ...] = ("time_trial",)
+
+
+PRESETS = {
+    # Under an hour on two cores, of which the learner takes one and a half.
+    "cpu": Preset(
+        Sizes(120_000, 256, 1_000_000, threads=2),
+        Config(None, 3e-4, 3e-4),
+        Sight(points=20, lines=(1.0, -1.0), ahead=3, behind=2),
+        256,
+        2,
+    ),
+    "gpu": Preset(
+        Sizes(
+            400_000, 2_048, 4_000_000, actors=12, cars=128, per_insert=(8.0, 64.0), publish=1_000, examine=20_000,
+            chunk=200, compiled=True,
+        ),
+        Config(None, 3e-4, 3e-4),
+        Sight(),
+        512,
+        3,
+    ),
+    # 20 consoles of 20 cars; a new policy every 6,000 updates.
+    "paper": Preset(
+        Sizes(
+            20_000_000, 1_024, 10_000_000, actors=20, cars=20, decisions=150, per_insert=(4.0, 64.0), publish=6_000,
+            examine=60_000, chunk=200, shards=2, decay=0.0, compiled=True,
+        ),
+        Config(),
+        Sight(),
+        2_048,
+        4,
+        rules=Rules(),
+        scenarios=tuple(scenarios.KNOWN),
+    ),
+}  # fmt: skip
+
+
+def train(
+    track: Track,
+    car: CarSpec,
+    out: Path,
+    preset: Preset,
+    *,
+    seed: int = 0,
+    device_name: str = "auto",
+    resume: bool = False,
+    begin_with: drive.Trained | None = None,
+    lockstep: bool = False,
+    cluster_address: str | None = None,
+) -> dict[str, Any]:
+    """Train a policy and write `out/model.safetensors`: the best of those that were examined; all of them lie in `out/policies`.
+
+    Args:
+        track: where.
+        car: in which car.
+        out: the run's folder.
+        preset: sizes.
+        seed: of weights, starts and noise.
+        device_name: where the learner computes.
+        resume: go on with the run in `out`.
+        begin_with: a policy to go on from, with new critics.
+        lockstep: whether all is done in turn, in this process, the same each time.
+        cluster_address: of a Ray cluster, as `cluster.workers` takes it.
+
+    Returns:
+        The facts that the weights carry.
+
+    Raises:
+        UserError: `out` holds a run and `resume` is off, or the other way round, or that run is another one.
+        RunFailed: figures are not finite, or workers die again and again.
+        Interrupted: SIGTERM or Ctrl-C; the run was saved first.
+    """
+    if not resume and (out / "last.pt").exists():
+        raise UserError(f"{out} already holds a run", "go on with --resume, or choose another --out")
+    if lockstep and cluster_address is not None:
+        raise UserError("lock-step is one process, not a cluster", "leave one of them out")
+    networks = Networks(
+        env.observed(preset.sight), width=preset.width, depth=preset.depth, quantiles=preset.quantiles
+    )
+    weights = None
+    if begin_with is not None:
+        if begin_with.sight != preset.sight or begin_with.networks != networks:
+            raise UserError("the policy to begin with has another sight or other sizes", "give one of the same preset")
+        weights = dict(begin_with.policy.state_dict())
+    plan = Plan(
+        track,
+        car,
+        preset.sight,
+        preset.rules,
+        scenarios.chosen(preset.scenarios),
+        networks,
+        preset.learning,
+        preset.gamma,
+        preset.steps,
+        preset.sizes.cars,
+        seed,
+    )
+    where = str(device.resolve(device_name))
+    saved = checkpoint.load_state(out / "last.pt") if resume else None
+    crew: AbstractContextManager[Workers]
+    if lockstep:
+        crew = nullcontext(workers.InTurn())
+    elif cluster_address is None:
+        crew = workers.processes()
+    else:
+        crew = cluster.workers(cluster_address, preset.sizes.processors, float(where != "cpu"))
+    with crew as found:
+        return Coordinator(plan, preset.sizes, out, where, found, lockstep, saved, weights).run()
