@@ -1,6 +1,7 @@
 """More machines than this one, by Ray; the only file that imports it, and only when an address is given. `map` is for
 independent work (blocks, sweep points, crawl shards), `train` runs `fit` in several processes as torchrun would, `fleet` serves a web
-application by several processes, `workers` are objects that are asked for things. All are given what to do as a function: what it does, and where its files are, is the caller's."""
+application by several processes, `workers` are objects that are asked for things. All are given what to do as a function: what it does,
+and where its files are, is the caller's."""
 
 import asyncio
 import importlib

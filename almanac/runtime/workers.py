@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from almanac.runtime.errors import UserError
 
@@ -22,6 +22,7 @@ class WorkerDied(Exception):
     """A worker ended before it answered."""
 
 
+@runtime_checkable
 class Answer(Protocol):
     """What a worker was asked for, when it is there."""
 
@@ -35,6 +36,7 @@ class Answer(Protocol):
         ...
 
 
+@runtime_checkable
 class Worker(Protocol):
     """An object elsewhere."""
 
@@ -52,6 +54,7 @@ class Worker(Protocol):
         ...
 
 
+@runtime_checkable
 class Workers(Protocol):
     """Where objects can be put to work."""
 
@@ -122,7 +125,9 @@ class Processes:
         return worker
 
     def ready(self, answers: Sequence[Answer], seconds: float | None) -> list[Answer]:
-        waiting = {each.worker.pipe: each.worker for each in answers if isinstance(each, _Pending) and not each.is_there}
+        waiting = {
+            each.worker.pipe: each.worker for each in answers if isinstance(each, _Pending) and not each.is_there
+        }
         if len({id(each) for each in answers if isinstance(each, _Pending) and each.is_there}) == 0 and waiting:
             for pipe in wait(list(waiting), seconds):
                 waiting[pipe].receive()  # pyright: ignore[reportArgumentType]

@@ -1,5 +1,5 @@
-"""The replay buffer: a table for each scenario, from which every minibatch takes a fixed part, so that what is learnt in one scenario is not
-forgotten while another is driven (Wurman et al. 2022, Methods). Observations are kept in half precision."""
+"""The replay buffer: a table for each scenario, from which every minibatch takes a fixed part, so that what is learnt in one scenario is
+not forgotten while another is driven (Wurman et al. 2022, Methods). Observations are kept in half precision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from almanac.sophy.qr_sac import Batch
+
+_CPU = torch.device("cpu")
 
 
 class Table:
@@ -74,7 +76,7 @@ class Buffer:
         capacity: int,
         observed: int,
         actions: int = 2,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device = _CPU,
         seed: int = 0,
     ):
         whole = sum(shares.values())

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from almanac.runtime import console
 from almanac.runtime.errors import UserError
 
+if TYPE_CHECKING:
+    from almanac.sophy.drive import Sophy
+    from almanac.sophy.sim.car import CarSpec
+    from almanac.sophy.sim.track import Track
+
 OUT = Path("out/sophy")
+Preset = Literal["cpu", "gpu", "paper"]
 Cars = Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
 
 
@@ -128,52 +134,176 @@ def optimal_lap(
     console.result(facts, json, _lines(facts))
 
 
+def train(
+    *,
+    track: str = "Norisring",
+    car: str = "gt3",
+    preset: Preset = "cpu",
+    out: Path | None = None,
+    scenarios: tuple[str, ...] = (),
+    updates: int | None = None,
+    batch_size: int | None = None,
+    actors: int | None = None,
+    points: int | None = None,
+    steps: int | None = None,
+    quantiles: int | None = None,
+    driver: str | None = None,
+    lockstep: bool = False,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    cluster: str | None = None,
+    json: bool = False,
+) -> None:
+    """Train Sophy by QR-SAC; writes OUT/model.safetensors, which `drive`, `race` and `evaluate` take as --driver.
+
+    Actors drive in processes of their own while the learner updates. Who dies is replaced; a run that is stopped (Ctrl-C, SIGTERM,
+    kill -9) goes on with --resume. Every policy that was examined is in OUT/policies: earlier ones are slower opponents.
+
+    Args:
+        track: a track that ships or is at hand, or a file, as `track` takes it.
+        car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
+        preset: size of machine: cpu (two cores, under an hour), gpu (one large GPU, under 25 minutes), paper (the published sizes).
+        out: the run's folder; default: runs/sophy-TRACK-CAR.
+        scenarios: what is practised, each as NAME or NAME=SHARE: time_trial, mistakes, 1v1, 1v2, 1v3, 1v7, grid, rolling, slipstream;
+            default: the preset's.
+        updates: of the networks, instead of the preset's.
+        batch_size: transitions of an update, instead of the preset's.
+        actors: processes that drive, instead of the preset's.
+        points: of each line of the course that is seen, instead of the preset's; 0: none.
+        steps: n of the returns, instead of the preset's 7.
+        quantiles: of each critic, instead of 32; 1: the mean alone, as in SAC.
+        driver: a policy to go on from, with new critics.
+        lockstep: do everything in turn in one process, the same each time.
+        resume: go on with the run in --out.
+        seed: of weights, starts and noise.
+        device: where the learner computes: auto, cpu or cuda.
+        cluster: address of a Ray cluster (auto, host:port), or local to start one here.
+        json: print one JSON object.
+    """
+    from almanac.sophy import drive as drives
+    from almanac.sophy import train as recipe
+    from almanac.sophy.sim import car as cars
+    from almanac.sophy.sim import track as tracks
+
+    spec, course = cars.load(car), tracks.find(track)
+    sizes = {"updates": updates, "batch": batch_size, "actors": actors}
+    others = {"points": points, "steps": steps, "quantiles": quantiles, "scenarios": scenarios or None}
+    chosen = recipe.with_overrides(recipe.PRESETS[preset], **sizes, **others)
+    facts = recipe.train(
+        course,
+        spec,
+        (out or Path("runs") / f"sophy-{course.name}-{Path(car).stem}").absolute(),
+        chosen,
+        seed=seed,
+        device_name=device,
+        resume=resume,
+        begin_with=None if driver is None else drives.load(driver, spec),
+        lockstep=lockstep,
+        cluster_address=cluster,
+    )
+    console.result(facts, json)
+
+
+def drive(
+    *,
+    driver: str = "norisring-gt3",
+    track: str | None = None,
+    car: str = "gt3",
+    laps: int = 3,
+    rolling: float = 30.0,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Let Sophy drive alone, write a recording, and say its lap times. `almanac sophy replay` shows it.
+
+    Args:
+        driver: a policy that ships (norisring-gt3, ...), or what `train` wrote: a run's folder or a .safetensors.
+        track: where; default: the track that it was trained on.
+        car: its car.
+        laps: to be driven.
+        rolling: m/s at which it comes to the line; 0: it starts from where it stands.
+        out: an .npz for the recording; default: out/sophy/TRACK-CAR-sophy.npz.
+        json: print one JSON object.
+    """
+    from almanac.sophy import race as races
+    from almanac.sophy import steward
+
+    _check_laps(laps)
+    trained, course, spec = _sophy(driver, track, car)
+    recording = races.run(course, spec, [("Sophy", trained)], laps, races.Start(speed=rolling))
+    place = steward.judge(recording, course, spec).places[0]
+    path = out or OUT / f"{course.name}-{Path(car).stem}-sophy.npz"
+    recording.write(path)
+    rows = [
+        {"lap": number, "time_s": round(time, 3), "sectors_s": [round(each, 3) for each in sectors]}
+        for number, (time, sectors) in enumerate(zip(place.lap_times, place.sectors, strict=True), 1)
+    ]
+    facts = {"file": str(path), "laps": len(rows), "off_course_s": round(place.off_course, 2), "rows": rows}
+    console.result(facts, json)
+
+
 def race(
     *,
     car: str = "gt3",
-    track: str = "solstice",
+    track: str | None = None,
     count: Cars = 8,
     laps: int = 2,
     skill: float = 1.0,
     spread: float = 0.1,
     rolling: float = 0.0,
     seed: int = 0,
+    driver: str | None = None,
+    teams: str | None = None,
+    races: int = 1,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Race the built-in drivers, write a recording, and say who won. `almanac sophy replay` shows it.
+    """Race the built-in drivers, or Sophy among them, write a recording, and say who won. `almanac sophy replay` shows it.
+
+    With --teams 4v4, a team of Sophys races one of built-in drivers: points 10-8-6-5-4-3-2-1, and the last race counts twice.
 
     Args:
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
-        track: a track that ships or is at hand, or a file, as `track` takes it.
+        track: a track that ships or is at hand, or a file, as `track` takes it; default: solstice, or the driver's own.
         count: cars, 1 to 20.
         laps: to be driven.
         skill: of the best driver, 0.5 to 1.
         spread: by how much less the last one has.
         rolling: m/s of a rolling start; 0: cars start from where they stand.
-        seed: draws who starts where; 0: the best in front.
-        out: an .npz for the recording; default: out/sophy/TRACK-CAR.npz.
+        seed: draws who starts where; 0: the best in front, and Sophy behind all.
+        driver: a policy that drives one of the cars: one that ships, or what `train` wrote; with --teams, a whole team
+            (default: norisring-gt3).
+        teams: cars of Sophy and of the built-in drivers, such as 4v4.
+        races: of the two teams; of each, another grid is drawn.
+        out: an .npz for the recording (of the last race); default: out/sophy/TRACK-CAR.npz.
         json: print one JSON object.
     """
     import numpy as np
 
     from almanac.sophy import opponents, steward
-    from almanac.sophy import race as races
+    from almanac.sophy import race as racing
     from almanac.sophy.names import named
     from almanac.sophy.sim import car as cars
     from almanac.sophy.sim import track as tracks
 
-    if not 1 <= count <= races.MOST:
-        raise UserError(f"{count} cars", f"give 1 to {races.MOST}")
+    if not 1 <= count <= racing.MOST:
+        raise UserError(f"{count} cars", f"give 1 to {racing.MOST}")
     if not opponents.LEAST <= skill - max(spread, 0) <= skill <= 1:
         raise UserError(f"skills go from {skill - spread:g} to {skill:g}", f"give numbers from {opponents.LEAST} to 1")
-    if laps < 1:
-        raise UserError(f"{laps} laps", "give 1 or more")
-    spec, course = cars.load(car), tracks.find(track)
-    skills = np.linspace(skill, skill - spread, count).round(3).tolist()
+    _check_laps(laps)
+    if teams is not None:
+        _race_teams(teams, races, driver or "norisring-gt3", track, car, laps, skill, spread, rolling, seed, out, json)
+        return
+    if driver is None:
+        ours, spec, course = [], cars.load(car), tracks.find(track or "solstice")
+    else:
+        trained, course, spec = _sophy(driver, track, car)
+        ours = [("Sophy", trained)]
+    skills = np.linspace(skill, skill - spread, count - len(ours)).round(3).tolist()
     console.log(f"planning laps of {course.name}")
-    drivers = opponents.Drivers(course, spec, skills)
-    recording = races.run(course, spec, named(drivers, skills), laps, races.Start(speed=rolling), seed)
+    built_in = named(opponents.Drivers(course, spec, skills), skills) if skills else []
+    recording = racing.run(course, spec, [*built_in, *ours], laps, racing.Start(speed=rolling), seed)
     judged = steward.judge(recording, course, spec)
     path = out or OUT / f"{course.name}-{Path(car).stem}.npz"
     recording.write(path)
@@ -191,6 +321,44 @@ def race(
         for each in judged.places
     ]
     console.result({"file": str(path), "rows": rows}, json)
+
+
+def _race_teams(
+    teams: str,
+    count: int,
+    driver: str,
+    track: str | None,
+    car: str,
+    laps: int,
+    skill: float,
+    spread: float,
+    rolling: float,
+    seed: int,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """A series of races of Sophy's team and the built-in one."""
+    import numpy as np
+
+    from almanac.sophy import opponents
+    from almanac.sophy import race as racing
+    from almanac.sophy import teams as series
+
+    cars = series.sizes(teams)
+    if count < 1:
+        raise UserError(f"{count} races", "give 1 or more")
+    trained, course, spec = _sophy(driver, track, car)
+    console.log(f"planning laps of {course.name}")
+    theirs = opponents.Drivers(course, spec, np.linspace(skill, skill - spread, cars[1]).round(3).tolist())
+    with console.progress("racing", count, "races") as advance:
+        found = series.races(
+            course, spec, trained, theirs, cars, laps, racing.Start(speed=rolling), seed, count,
+            lambda outcome: advance(1, f"{outcome.points[0]} : {outcome.points[1]}"),
+        )  # fmt: skip
+    path = out or OUT / f"{course.name}-{Path(car).stem}-teams.npz"
+    found[-1].recording.write(path)
+    facts = series.series(found) | {"file": str(path)}
+    console.result(facts, json, _lines(facts))
 
 
 def replay(
@@ -245,17 +413,37 @@ def replay(
     console.result(facts, json, _lines(facts))
 
 
-def evaluate(*, write: bool = False, json: bool = False) -> None:
-    """Measure fastest laps beside published ones, and the built-in driver's. Takes a quarter of an hour.
+def evaluate(
+    *,
+    driver: tuple[str, ...] = (),
+    track: str | None = None,
+    car: str = "gt3",
+    laps: int = 100,
+    skills: bool = False,
+    races: int = 0,
+    write: bool = False,
+    json: bool = False,
+) -> None:
+    """Measure Sophy: laps beside the optimum and the built-in driver. Without --driver, measure the limit itself: fastest laps beside
+    published ones, and the built-in driver's (a quarter of an hour).
 
     Args:
-        write: whether to write results/sophy/laps.json.
+        driver: policies: those that ship, runs' folders or files; several (seeds of one recipe) give their mean with its interval.
+        track: where; default: the track that they were trained on.
+        car: their car.
+        laps: flying laps of each, without noise.
+        skills: whether to test skills, too: slipstream, grid, passing, finding back.
+        races: races of 4v4 against the built-in drivers, too.
+        write: whether to write results/sophy/drivers.json (laps.json without --driver).
         json: print one JSON object.
     """
     from almanac.runtime import results
     from almanac.sophy import evaluate as measured
     from almanac.sophy.sim import track as tracks
 
+    if driver:
+        _evaluate_drivers(driver, track, car, laps, skills, races, write, json)
+        return
     known = tracks.names()
     asked = [each for each in measured.ASKED if each.track in known]
     rows = []
@@ -266,6 +454,66 @@ def evaluate(*, write: bool = False, json: bool = False) -> None:
     if write:
         results.write("sophy", "laps", rows, 0)
     console.result({"rows": rows}, json)
+
+
+def _evaluate_drivers(
+    drivers: tuple[str, ...],
+    track: str | None,
+    car: str,
+    laps: int,
+    skills: bool,
+    races: int,
+    write: bool,
+    json: bool,
+) -> None:
+    """Laps of policies; of one, its facts are the result itself."""
+    from almanac.runtime import results
+    from almanac.sophy import evaluate as measured
+
+    _check_laps(laps)
+    rows = []
+    with console.progress("driving", len(drivers), "drivers") as advance:
+        for each in drivers:
+            trained, course, spec = _sophy(each, track, car)
+            row: dict[str, Any] = {"driver": Path(each).stem, "car": spec.name, "track": course.name}
+            row |= measured.driver_row(trained, course, spec, laps)
+            if races:
+                row |= measured.race_row(trained, course, spec, races)
+            if skills:
+                row["skills"] = measured.skill_rows(trained, course, spec)
+            rows.append(row)
+            advance(1, f"{row['mean_s']} s, {row['clean_laps']} clean")
+    if write:
+        flat = [{name: value for name, value in row.items() if name != "skills"} for row in rows]
+        results.write("sophy", "drivers", flat, 0)
+        if skills:
+            tried = [{"driver": row["driver"], **each} for row in rows for each in row["skills"]]
+            results.write("sophy", "skills", tried, 0)
+    found = rows[0] if len(rows) == 1 else {"rows": rows}
+    if len(rows) > 1:
+        found |= {"mean": measured.over_seeds(rows, "mean_s")}
+    console.result(found, json)
+
+
+def _sophy(driver: str, track: str | None, car: str) -> "tuple[Sophy, Track, CarSpec]":
+    """A trained driver, on its track or another one, of which it is said that it does not know it."""
+    from almanac.sophy import drive as drives
+    from almanac.sophy.sim import car as cars
+    from almanac.sophy.sim import track as tracks
+
+    spec = cars.load(car)
+    trained = drives.load(driver, spec)
+    course = tracks.find(track or trained.facts["track"])
+    if not trained.knows(course):
+        console.log(
+            f"{driver} was trained on {trained.facts['track']}, and never saw {course.name}: it is untrained there"
+        )
+    return drives.Sophy(trained, course, spec), course, spec
+
+
+def _check_laps(laps: int) -> None:
+    if laps < 1:
+        raise UserError(f"{laps} laps", "give 1 or more")
 
 
 def _seconds(value: float) -> float | None:
@@ -280,6 +528,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "track": track,
     "validate": validate,
     "optimal-lap": optimal_lap,
+    "train": train,
+    "drive": drive,
     "race": race,
     "replay": replay,
     "evaluate": evaluate,

@@ -20,22 +20,22 @@ from almanac.runtime.errors import Interrupted, RunFailed, UserError
 from almanac.runtime.run_log import RunLog, stop_signals
 from almanac.runtime.workers import Answer, Worker, WorkerDied, Workers
 from almanac.sophy import drive, env
-from almanac.sophy.learner import Learnt, Shard, Trainee, Weights
-from almanac.sophy.rollout import Actor, Experience, Order, Plan
+from almanac.sophy.learner import Learnt, Shard, Trainee
+from almanac.sophy.rollout import Actor, Experience, Order, Plan, Published, Weights
 from almanac.sophy.scenarios import MISTAKE
 
 _AHEAD = 2
-"""Calls that the learner is given before it has done those before, so that it never waits for being asked."""
+"""Calls that the learner is given before it has done those before, so that it never waits for being asked; in lock-step one."""
 _DEATHS = 20
 """Workers that are replaced before a run is given up."""
 _MISTAKES = 2_000
 """States from which control was lost that are remembered."""
-_LAPS = 20
-"""Of an examination."""
 _CLEAN = 0.95
 """Part of the laps that must be clean before a policy is chosen for its pace."""
 _EARLIER = 8
 """Policies by which opponents drive, of the last examinations."""
+_TOLD = 500
+"""Updates between two lines of the log."""
 _SLOWEST = 0.05
 """Part of the learning rates that is left in the end."""
 
@@ -53,16 +53,19 @@ class Sizes:
     actors: int = 1
     cars: int = 64
     """That learn at the same time, of each actor and scenario."""
-    decisions: int = 100
-    """Of all these cars, that an actor drives before it asks for a new policy."""
+    decisions: int = 20
+    """Of all these cars, that an actor drives before it asks for a new policy: with old ones, mistakes are corrected late, and small
+    networks that learn fast become reckless (docs/log.md)."""
     per_insert: tuple[float, float] = (4.0, 16.0)
     """How often a transition is drawn on average: at least, before more are driven, and at most, before the learner waits."""
-    publish: int = 500
+    publish: int = 20
     """Updates between two policies for the actors."""
     examine: int = 5_000
     """Updates between two examinations, after which the run is saved, too."""
-    chunk: int = 50
+    chunk: int = 20
     """Updates that the learner is asked for at once."""
+    laps: int = 20
+    """Of an examination."""
     begin: int = 20_000
     """Transitions before the first update."""
     decay: float = 0.5
@@ -107,15 +110,18 @@ class Examiner:
 
     Args:
         plan: of the training.
+        laps: to be driven, by half as many cars.
     """
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, laps: int):
+        self.plan, self.laps = plan, laps
 
-    def examine(self, weights: Weights) -> dict[str, Any]:
-        """Laps of a policy, as `Laps.facts` says."""
-        driver = drive.of_weights(weights, self.plan.networks, self.plan.sight, self.plan.track, self.plan.car)
-        return drive.laps(driver, self.plan.track, self.plan.car, _LAPS, _LAPS // 2).facts()
+    def examine(self, policy: Published) -> dict[str, Any]:
+        """Laps of a policy: `updates`, and what `Laps.facts` says."""
+        trained = drive.Trained.of(policy.weights, self.plan.networks, self.plan.sight, {})
+        driver = drive.Sophy(trained, self.plan.track, self.plan.car)
+        driven = drive.laps(driver, self.plan.track, self.plan.car, self.laps, (self.laps + 1) // 2)
+        return {"updates": policy.version, **driven.facts()}
 
 
 class Coordinator:
@@ -151,8 +157,9 @@ class Coordinator:
         self.resting = [f"actor {number}" for number in range(sizes.actors)]
         self.asked_updates = self.asked_transitions = self.deaths = 0
         self.policy: Answer | None = None
-        self.version = -1
         self.earlier: deque[Any] = deque(maxlen=_EARLIER)
+        self.filled: set[str] = set()
+        """Whose part of the replay buffer holds something."""
         self.is_saving = False
         self.window = _Window()
         # What a state holds of it.
@@ -215,7 +222,7 @@ class Coordinator:
             if self.lockstep and self.saved is not None:
                 self._ask(name, "load", self.saved["actors"][name], then=_look)
         else:
-            self.workers[name] = self.crew.hire(partial(Examiner, plan))
+            self.workers[name] = self.crew.hire(partial(Examiner, plan, sizes.laps))
 
     def _ask(self, name: str, method: str, *arguments: Any, then: Callable[[Answer], None]) -> None:
         """Call a worker's method; `then` takes the answer when it is there."""
@@ -230,23 +237,23 @@ class Coordinator:
             self.driven[scenario] += transitions / env.RATE
             self.asked_transitions += transitions
             earlier = self.rng.choice(self.earlier) if self.earlier else None
-            order = Order(scenario, self.sizes.decisions, self.version, self.mistakes)
+            order = Order(scenario, self.sizes.decisions, self.mistakes)
             then = partial(self._insert, name, transitions)
             self._ask(name, "drive", order, self.policy, earlier, then=then)
 
     def _ask_learner(self) -> None:
         """Give the learner work, as long as it may."""
         asked = sum(name == "learner" for name, _ in self.pending.values())
-        while asked < _AHEAD and self.limiter.may_draw() and self.asked_updates < self.sizes.updates:
+        ahead = 1 if self.lockstep else _AHEAD
+        while asked < ahead and self.filled and self.limiter.may_draw() and self.asked_updates < self.sizes.updates:
             updates = min(self.sizes.chunk, self.sizes.updates - self.asked_updates)
             pace = self._pace(self.asked_updates)
             self.asked_updates += updates
             self.limiter.drawn += updates * self.sizes.batch
             asked += 1
             if self.sizes.shards:
-                shard = f"shard {self.rng.randrange(self.sizes.shards)}"
                 self._ask(
-                    shard, "sample", updates, self.sizes.batch,
+                    self.rng.choice(sorted(self.filled)), "sample", updates, self.sizes.batch,
                     then=lambda drawn, updates=updates, pace=pace: self._ask(
                         "learner", "learn", updates, pace, drawn, then=self._learnt
                     ),
@@ -262,7 +269,7 @@ class Coordinator:
     def _publish(self, examine: bool) -> None:
         """Have the learner hand out its policy."""
         self.published = self.updates
-        self._ask("learner", "policy", then=partial(self._published, self.updates, examine))
+        self._ask("learner", "policy", then=partial(self._published, examine))
 
     def _save_if_due(self) -> None:
         if self.updates - self.saved_at >= self.sizes.examine and not self.is_saving:
@@ -300,6 +307,7 @@ class Coordinator:
         if name.startswith("actor"):
             self.asked_transitions -= self.sizes.decisions * self.plan.cars
             self.resting.append(name)
+        self.filled.discard(name)
         if name == "learner":
             self._go_back()
         self._hire(name)
@@ -329,7 +337,11 @@ class Coordinator:
         self.window.drove(experience, self.updates)
         self.mistakes = np.concatenate((self.mistakes, experience.mistakes))[-_MISTAKES:]
         where = f"shard {self.transitions % self.sizes.shards}" if self.sizes.shards else "learner"
-        self._ask(where, "insert", answer, then=_look)
+        self._ask(where, "insert", answer, then=partial(self._inserted, where))
+
+    def _inserted(self, where: str, answer: Answer) -> None:
+        answer.value()
+        self.filled.add(where)
 
     def _learnt(self, answer: Answer) -> None:
         learnt: Learnt = answer.value()
@@ -342,24 +354,25 @@ class Coordinator:
             self.examined = self.updates
         if examine or self.updates - self.published >= self.sizes.publish:
             self._publish(examine)
-        if self.window.updates >= self.sizes.publish:
+        if self.window.updates >= _TOLD or self.updates >= self.sizes.updates:
             self._write(self.window.figures())
             self.window = _Window()
 
-    def _published(self, version: int, examine: bool, answer: Answer) -> None:
-        weights = answer.value() if examine else None
-        self.policy, self.version = answer, version
-        if weights is not None:
+    def _published(self, examine: bool, answer: Answer) -> None:
+        answer.value()  # a learner that died published none
+        self.policy = answer
+        if examine:
             self.earlier.append(answer)
-            self._ask("examiner", "examine", answer, then=partial(self._examined, version, weights))
+            self._ask("examiner", "examine", answer, then=partial(self._examined, answer))
 
-    def _examined(self, version: int, weights: Weights, answer: Answer) -> None:
-        found = {"updates": version, **answer.value()}
-        path = self.out / "policies" / f"{version:09d}.safetensors"
-        drive.write(path, weights, self.plan.networks, self.plan.sight, self._about(found))
+    def _examined(self, policy: Answer, answer: Answer) -> None:
+        found, weights = answer.value(), policy.value().weights
+        paths = [self.out / "policies" / f"{found['updates']:09d}.safetensors"]
         if self.best is None or _merit(found) > _merit(self.best):
             self.best = found
-            drive.write(self.out / "model.safetensors", weights, self.plan.networks, self.plan.sight, self._about(found))
+            paths.append(self.out / "model.safetensors")
+        for path in paths:
+            drive.write(path, weights, self.plan.networks, self.plan.sight, self._about(found))
         self._write({"examined": found})
         mean = "no clean lap" if found["mean_s"] is None else f"lap {found['mean_s']:.2f} s"
         self.advance(0, note=f"{mean}, {found['clean_laps']} of {found['laps']} clean")
@@ -381,17 +394,24 @@ class Coordinator:
         state = {**kept, "updates": updates, "mistakes": torch.from_numpy(self.mistakes.copy()), "trainee": trainee}
         state |= {"seed": self.plan.seed, **drive.facts_of(self.plan.track, self.plan.car), "lockstep": self.lockstep}
         if self.lockstep:
-            actors = {name: each.ask("state").value() for name, each in self.workers.items() if name.startswith("actor")}
+            actors = {
+                name: each.ask("state").value() for name, each in self.workers.items() if name.startswith("actor")
+            }
             state |= {"actors": actors, "inserted": self.limiter.inserted, "drawn": self.limiter.drawn}
+            state["filled"] = sorted(self.filled)
         return state
 
     def _restore(self, saved: dict[str, Any]) -> None:
         mine = {"seed": self.plan.seed, **drive.facts_of(self.plan.track, self.plan.car), "lockstep": self.lockstep}
         for name, value in mine.items():
             if saved.get(name) != value and not name.endswith("digest"):
-                raise UserError(f"the run in {self.out} has {name} {saved.get(name)}, not {value}", "resume as it began")
+                raise UserError(
+                    f"the run in {self.out} has {name} {saved.get(name)}, not {value}", "resume as it began"
+                )
             if saved.get(name) != value:
-                raise UserError(f"the {name.partition('_')[0]} of the run in {self.out} was another", "resume as it began")
+                raise UserError(
+                    f"the {name.partition('_')[0]} of the run in {self.out} was another", "resume as it began"
+                )
         for name in _KEPT:
             setattr(self, name, saved[name])
         self.updates = self.asked_updates = saved["updates"]
@@ -399,6 +419,7 @@ class Coordinator:
         self.mistakes = saved["mistakes"].numpy()
         if self.lockstep:
             self.limiter.inserted, self.limiter.drawn = saved["inserted"], saved["drawn"]
+            self.filled = set(saved["filled"])
 
     def _end(self, is_stopped: bool) -> None:
         """Wait for what is under way with the learner and the examiner, and save."""
@@ -473,8 +494,8 @@ class _Window:
 def _merit(found: dict[str, Any]) -> tuple[float, float]:
     """By which examinations are ordered: enough clean laps first, then pace."""
     if found["clean_laps"] >= _CLEAN * found["laps"]:
-        return found["laps"], -found["mean_s"]
-    return found["clean_laps"], -(found["mean_s"] or 0.0)
+        return float(found["laps"]), -found["mean_s"]
+    return float(found["clean_laps"]), -(found["mean_s"] or 0.0)
 
 
 def _look(answer: Answer) -> None:

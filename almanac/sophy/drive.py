@@ -24,7 +24,9 @@ from almanac.sophy.sim.track import Track
 _CAREFUL = 0.85
 """Part of the grip by whose speeds cars are let go, and of those speeds:"""
 _LET_GO = 0.7
-_LONGEST = 3.0
+_STILL = 10.0
+"""s that a car stands, after which nobody waits for it."""
+_LONGEST = 2.0
 """Times a careful lap's time after which a lap is given up."""
 
 
@@ -38,12 +40,21 @@ class Trained:
     facts: dict[str, Any]
     """`track`, `car`, their digests, `updates` and how they came to be."""
 
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], networks: Networks, sight: Sight, facts: dict[str, Any]) -> "Trained":
+        """By a policy's weights."""
+        policy = Policy(networks)
+        policy.load_state_dict({key: each.float() for key, each in weights.items()})
+        return cls(policy.eval().requires_grad_(False), networks, sight, facts)
+
     def knows(self, track: Track) -> bool:
         """Whether it was trained on a track."""
         return self.facts.get("track_digest") == race.digest(track)
 
 
-def write(path: Path, weights: Mapping[str, Tensor], networks: Networks, sight: Sight, facts: Mapping[str, Any]) -> None:
+def write(
+    path: Path, weights: Mapping[str, Tensor], networks: Networks, sight: Sight, facts: Mapping[str, Any]
+) -> None:
     """Write a policy (.safetensors).
 
     Raises:
@@ -79,8 +90,7 @@ def load(name: str, car: CarSpec) -> Trained:
     try:
         networks, sight = Networks(**facts["networks"]), dict(facts["sight"])
         sight = Sight(**{**sight, "lines": tuple(sight["lines"])})
-        policy = Policy(networks)
-        policy.load_state_dict({key: each.float() for key, each in tensors.items()})
+        trained = Trained.of(tensors, networks, sight, facts)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} holds no policy of Sophy's ({reason})", "give what `train` wrote") from None
@@ -89,30 +99,20 @@ def load(name: str, car: CarSpec) -> Trained:
         raise UserError(what, "it is of another version: train it again")
     if facts.get("car_digest") != race.digest(car):
         raise UserError(f"{path} drives {facts.get('car')}, not {car.name}", "give its car, or train one for yours")
-    return Trained(policy.eval().requires_grad_(False), networks, sight, facts)
-
-
-def of_weights(
-    weights: Mapping[str, Tensor], networks: Networks, sight: Sight, track: Track, car: CarSpec
-) -> "Sophy":
-    """A driver by a policy's weights."""
-    policy = Policy(networks)
-    policy.load_state_dict(dict(weights))
-    return Sophy(policy.eval(), sight, track, car)
+    return trained
 
 
 class Sophy:
     """A driver of cars.
 
     Args:
-        policy: trained.
-        sight: what it sees.
+        trained: the policy.
         track: where.
         car: all its cars.
     """
 
-    def __init__(self, policy: Policy, sight: Sight, track: Track, car: CarSpec):
-        self.policy, self.sight, self.car = policy, sight, car
+    def __init__(self, trained: Trained, track: Track, car: CarSpec):
+        self.trained, self.car = trained, car
         self.road = road.road(track)
 
     def act(self, cars: world.Cars, numbers: Int[np.ndarray, " some"], each: int = 1) -> Float[np.ndarray, "some 2"]:
@@ -123,9 +123,9 @@ class Sophy:
             numbers: which of them it drives.
             each: cars of a race.
         """
-        seen = env.observe(self.road, cars, self.car, self.sight, each)[numbers]
+        seen = env.observe(self.road, cars, self.car, self.trained.sight, each)[numbers]
         with torch.no_grad():
-            return self.policy.best(torch.from_numpy(seen)).numpy()
+            return self.trained.policy.best(torch.from_numpy(seen)).numpy()
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def laps(driver: race.Decides, track: Track, car: CarSpec, count: int, at_once: 
     s = index * track.step
     world.place(cars, car, where, all_of_them, road.places(track, s, np.zeros(at_once)), s, _LET_GO * careful[index])
     times, clean, bad = [], [], np.full(at_once, np.inf)  # the lap that it is let go in does not count
-    done, longest = np.zeros(at_once, int), _LONGEST * steady.lap_time(careful, track.step)
+    still, done, longest = np.zeros(at_once), np.zeros(at_once, int), _LONGEST * steady.lap_time(careful, track.step)
     for _ in range(math.ceil((int(wanted.max()) + 1) * longest * env.RATE)):
         wishes, gates = np.clip(driver.act(cars, all_of_them, 1), -1, 1), cars.gates // world.GATES
         cars.given[step.STEER_TO] = wishes[:, 0] * np.float32(car.steering)
@@ -190,6 +190,7 @@ def laps(driver: race.Decides, track: Track, car: CarSpec, count: int, at_once: 
                 clean.append(float(spoilt <= bad[at]))
                 done[at] += 1
             bad[at] = spoilt
-        if (done >= wanted).all():
+        still = np.where(np.abs(cars.state[step.VX]) < 1.0, still + 1 / env.RATE, 0.0)
+        if ((done >= wanted) | (still > _STILL)).all():
             break
     return Laps(np.array(times), np.array(clean), count)

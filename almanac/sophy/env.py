@@ -152,9 +152,7 @@ class Racing(gymnasium.vector.VectorEnv):
         begin: where races begin.
     """
 
-    def __init__(
-        self, course: Track, spec: CarSpec, cars: int, each: int, sight: Sight, rules: Rules, begin: Begin
-    ):
+    def __init__(self, course: Track, spec: CarSpec, cars: int, each: int, sight: Sight, rules: Rules, begin: Begin):
         if not 1 <= each <= 20 or cars < 1 or cars % each:
             raise UserError(
                 f"{cars} cars in races of {each} can't be", "give races of 1 to 20 cars, and a multiple of them"
@@ -286,9 +284,7 @@ def observe(
     count = cars.nearest.shape[0]
     seen = np.zeros((count, observed(sight)), np.float32)
     weight = vehicle.mass * dynamics.GRAVITY
-    how = _How(
-        sight.points, sight.seconds, sight.ahead, sight.behind, sight.reach, each, weight, vehicle.steering
-    )
+    how = _How(sight.points, sight.seconds, sight.ahead, sight.behind, sight.reach, each, weight, vehicle.steering)
     _observe(where, cars, np.array(sight.lines, np.float64), how, seen)
     return seen
 

@@ -12,9 +12,7 @@ from almanac.runtime import device
 from almanac.runtime.errors import RunFailed
 from almanac.sophy.buffer import Buffer
 from almanac.sophy.qr_sac import Batch, Learner
-from almanac.sophy.rollout import Experience, Plan
-
-Weights = dict[str, Tensor]
+from almanac.sophy.rollout import Experience, Plan, Published, Weights
 
 
 class Learnt(NamedTuple):
@@ -73,9 +71,7 @@ class Trainee:
         compiled: as `Learner` takes it.
     """
 
-    def __init__(
-        self, plan: Plan, batch: int, capacity: int, device_name: str = "cpu", compiled: bool = False
-    ):
+    def __init__(self, plan: Plan, batch: int, capacity: int, device_name: str = "cpu", compiled: bool = False):
         self.batch = batch
         self.learner = Learner(plan.networks, plan.learning, device.resolve(device_name), plan.seed, compiled)
         self.shard = Shard(plan, capacity, device_name) if capacity else None
@@ -113,10 +109,11 @@ class Trainee:
         busy, idle, self._busy, self._idle = self._busy, self._idle, 0.0, 0.0
         return Learnt(self.learner.updates, figures, busy, idle)
 
-    def policy(self) -> Weights:
-        """The policy's weights."""
+    def policy(self) -> Published:
+        """The policy."""
         with _Working(self):
-            return {name: each.detach().cpu().clone() for name, each in self.learner.policy.state_dict().items()}
+            weights = {name: each.detach().cpu().clone() for name, each in self.learner.policy.state_dict().items()}
+            return Published(self.learner.updates, weights)
 
     def state(self, whole: bool) -> dict[str, Any]:
         """All that going on takes.

@@ -3,6 +3,7 @@ the return of an action is distributed, by quantiles (Dabney et al. 2018). Both 
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Policy(nn.Module):
     def __init__(self, networks: Networks):
         super().__init__()
         sizes = [networks.observed] + [networks.width] * networks.depth
-        layers = [[nn.Linear(a, b), nn.ReLU()] for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        layers = [[nn.Linear(a, b), nn.ReLU()] for a, b in pairwise(sizes)]
         self.trunk = nn.Sequential(*(each for pair in layers for each in pair))
         self.head = nn.Linear(networks.width, 2 * networks.actions)
 
@@ -84,7 +85,7 @@ class Critics(nn.Module):
     def __init__(self, networks: Networks):
         super().__init__()
         sizes = [networks.observed + networks.actions] + [networks.width] * networks.depth + [networks.quantiles]
-        self.layers = nn.ModuleList(_Twin(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(_Twin(a, b) for a, b in pairwise(sizes))
 
     def forward(
         self, observations: Float[Tensor, "batch observed"], actions: Float[Tensor, "batch actions"]

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from almanac.sophy.opponents import Drivers
 
-_NAMES = (
+NAMES = (
     "Amber", "Basil", "Cedar", "Dahlia", "Elder", "Fern", "Gorse", "Hazel", "Iris", "Juniper", "Kelp", "Laurel", "Maple", "Nettle", "Olive",
     "Poppy", "Quince", "Rowan", "Sorrel", "Thyme",
 )  # fmt: skip
+"""As many as a race has cars."""
 
 
 def named(drivers: Drivers, skills: Sequence[float]) -> list[tuple[str, Drivers]]:
@@ -17,4 +18,4 @@ def named(drivers: Drivers, skills: Sequence[float]) -> list[tuple[str, Drivers]
         drivers: all of them.
         skills: of each; at most 20.
     """
-    return [(f"{name} {skill:.2f}", drivers) for name, skill in zip(_NAMES, skills, strict=False)]
+    return [(f"{name} {skill:.2f}", drivers) for name, skill in zip(NAMES, skills, strict=False)]

@@ -11,15 +11,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter1d
 
+from almanac.runtime import hub
 from almanac.runtime.errors import RunFailed
+from almanac.sophy import lap as laps
 from almanac.sophy import steady
 from almanac.sophy.lap import Lap
+from almanac.sophy.race import digest
 from almanac.sophy.sim import dynamics
 from almanac.sophy.sim import road as roads
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
 
-_SPACING = 6.0
+SPACING = 6.0
 """Between points of a lap, m, about."""
 _SOFT = 1e-5
 """Width over which one pedal takes over from the other."""
@@ -48,10 +51,22 @@ class Found:
     iterations: int
 
 
+def remembered(car: CarSpec, track: Track, tell: Callable[[float], None] = lambda seconds: None) -> Lap:
+    """`optimal_lap`, searched once for each car and track on this machine: it is kept in the cache.
+
+    Raises:
+        RunFailed: the search ended without a lap.
+    """
+    path = hub.cache() / "sophy" / f"{digest(track)[:16]}-{digest(car)[:16]}.csv"
+    if not path.exists():
+        laps.write(optimal_lap(car, track, tell=tell).lap, path)
+    return laps.read(path)
+
+
 def optimal_lap(
     car: CarSpec,
     track: Track,
-    spacing: float = _SPACING,
+    spacing: float = SPACING,
     verbose: bool = False,
     tell: Callable[[float], None] = lambda seconds: None,
 ) -> Found:

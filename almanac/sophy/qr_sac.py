@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,7 +63,7 @@ def targets(
 
 
 def quantile_loss(
-    quantiles: Float[Tensor, "critics batch quantiles"], targets: Float[Tensor, "batch quantiles"]
+    quantiles: Float[Tensor, "critics batch quantiles"], targets: Float[Tensor, "batch aims"]
 ) -> Float[Tensor, ""]:
     """Huber quantile regression (Dabney et al. 2018, eq. 10; κ = 1): summed over a critic's quantiles and over critics, averaged over those
     of the target and over samples. Of a single number, which is a mean and no quantile, half its squared error."""
@@ -119,9 +118,7 @@ class Learner:
         compiled: whether to compile losses (`torch.compile`), which takes a minute and pays in long runs.
     """
 
-    def __init__(
-        self, networks: Networks, config: Config, device: torch.device, seed: int = 0, compiled: bool = False
-    ):
+    def __init__(self, networks: Networks, config: Config, device: torch.device, seed: int = 0, compiled: bool = False):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy, critics = Policy(networks), Critics(networks)
@@ -188,7 +185,7 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """All that going on takes."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        parts = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in _PARTS}
         about = {"networks": self.networks.facts(), "config": asdict(self.config)}
         return {**parts, **about, "log_alpha": self.log_alpha.detach().clone(), "updates": self.updates} | {
             "generator": self.generator.get_state()

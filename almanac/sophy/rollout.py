@@ -54,13 +54,22 @@ class Plan:
     seed: int
 
 
+Weights = dict[str, Tensor]
+
+
+class Published(NamedTuple):
+    """A policy that goes out."""
+
+    version: int
+    """Updates that it had."""
+    weights: Weights
+
+
 class Order(NamedTuple):
     """What an actor is asked to do."""
 
     scenario: str
     decisions: int
-    version: int
-    """Updates of the policy that it is given."""
     mistakes: Float[np.ndarray, "states numbers"]
     """States to begin from, where the scenario is theirs."""
 
@@ -104,21 +113,23 @@ class Actor:
             for at, (name, scenario) in enumerate(plan.scenarios.items())
         }
 
-    def drive(self, order: Order, policy: Mapping[str, Tensor], earlier: Mapping[str, Tensor] | None) -> Experience:
+    def drive(self, order: Order, policy: Published, earlier: Published | None) -> Experience:
         """Drive.
 
         Args:
             order: what, and for how long.
-            policy: weights of the policy that learns.
-            earlier: of one that opponents may drive by.
+            policy: the one that learns.
+            earlier: one that opponents may drive by.
         """
-        self.policy.load_state_dict(dict(policy))
+        self.policy.load_state_dict(policy.weights)
         self.has_earlier = earlier is not None
         if earlier is not None:
-            self.earlier.load_state_dict(dict(earlier))
-        field, made = self.fields[order.scenario], list[Batch]()
+            self.earlier.load_state_dict(earlier.weights)
+        field = self.fields[order.scenario]
+        made: list[Batch] = []
         field.beginnings.mistakes = order.mistakes
-        terms, lost = dict.fromkeys(env.TERMS, 0.0), list[np.ndarray]()
+        terms: dict[str, float] = dict.fromkeys(env.TERMS, 0.0)
+        lost: list[np.ndarray] = []
         for _ in range(order.decisions):
             actions = self._act(self.policy, field.seen)
             if field.others is not None:
@@ -131,7 +142,7 @@ class Actor:
         seconds = order.decisions / env.RATE * len(field.own)
         found = np.concatenate(lost)
         return Experience(
-            order.scenario, order.version, [_halved(Batch(*map(torch.cat, zip(*made, strict=True))))] if made else [],
+            order.scenario, policy.version, [_halved(Batch(*map(torch.cat, zip(*made, strict=True))))] if made else [],
             seconds, terms, len(found), found,
         )  # fmt: skip
 
@@ -180,9 +191,7 @@ class _Field:
         seen, rewards, stuck, late, info = self.races.step(actions)
         last = np.where(info["_final_obs"][:, None], info["final_obs"], seen) if "final_obs" in info else seen
         own = self.own
-        batches = self.n_step.add(
-            self.seen[own], actions[own], rewards[own], stuck[own], late[own], last[own]
-        )
+        batches = self.n_step.add(self.seen[own], actions[own], rewards[own], stuck[own], late[own], last[own])
         mistakes = self._lost((stuck | late)[own])
         self.seen = seen
         return batches, {name: value[own].mean() for name, value in info["terms"].items()}, mistakes
@@ -279,9 +288,7 @@ class _Others:
 
 
 def _halved(batch: Batch) -> Batch:
-    return batch._replace(
-        observations=batch.observations.half(), next_observations=batch.next_observations.half()
-    )
+    return batch._replace(observations=batch.observations.half(), next_observations=batch.next_observations.half())
 
 
 def _seed(*parts: int) -> int:

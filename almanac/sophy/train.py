@@ -2,7 +2,7 @@
 Data Table 1). Who drives, learns and measures at the same time is the `coordinator`'s."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ from almanac.runtime.errors import UserError
 from almanac.runtime.workers import Workers
 from almanac.sophy import drive, env, scenarios
 from almanac.sophy.coordinator import Coordinator, Sizes
-from almanac.sophy.env import Rules, Sight
+from almanac.sophy.env import Rules, Sight, Weights
 from almanac.sophy.model import Networks
 from almanac.sophy.qr_sac import Config
 from almanac.sophy.rollout import Plan
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
-
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,16 @@ class Preset:
 
 
 PRESETS = {
-    # Under an hour on two cores, of which the learner takes one and a half.
+    # Under an hour on two cores. Five seconds ahead, and gentler penalties: in so few updates careful drivers never learn to be fast
+    # (docs/log.md).
     "cpu": Preset(
-        Sizes(120_000, 256, 1_000_000, threads=2),
-        Config(None, 3e-4, 3e-4),
+        Sizes(150_000, 256, 1_000_000, threads=2),
+        Config(0.01, 3e-4, 3e-4),
         Sight(points=20, lines=(1.0, -1.0), ahead=3, behind=2),
         256,
         2,
+        gamma=0.98,
+        rules=Rules(seconds=60.0, weights=Weights(off_course=0.002, wall=0.002)),
     ),
     "gpu": Preset(
         Sizes(
@@ -74,6 +76,22 @@ PRESETS = {
         scenarios=tuple(scenarios.KNOWN),
     ),
 }  # fmt: skip
+
+
+def with_overrides(preset: Preset, **given: Any) -> Preset:
+    """A preset with other numbers: those of `Sizes`, `points` of its sight, or its own; None leaves what there is.
+
+    Raises:
+        UserError: a number can't be.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        least = 0 if name == "points" else 1
+        if isinstance(value, int) and value < least:
+            raise UserError(f"{name} is {value}", f"give a whole number from {least} on")
+    sizes = {name: given.pop(name) for name in list(given) if name in {each.name for each in fields(Sizes)}}
+    sight = {name: given.pop(name) for name in list(given) if name == "points"}
+    return replace(preset, sizes=replace(preset.sizes, **sizes), sight=replace(preset.sight, **sight), **given)
 
 
 def train(
@@ -115,9 +133,7 @@ def train(
         raise UserError(f"{out} already holds a run", "go on with --resume, or choose another --out")
     if lockstep and cluster_address is not None:
         raise UserError("lock-step is one process, not a cluster", "leave one of them out")
-    networks = Networks(
-        env.observed(preset.sight), width=preset.width, depth=preset.depth, quantiles=preset.quantiles
-    )
+    networks = Networks(env.observed(preset.sight), width=preset.width, depth=preset.depth, quantiles=preset.quantiles)
     weights = None
     if begin_with is not None:
         if begin_with.sight != preset.sight or begin_with.networks != networks:

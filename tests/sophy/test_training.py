@@ -1,0 +1,311 @@
+"""Trainings: in lock-step the same each time, and going on to the same; in processes, those who are killed are replaced."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from almanac.runtime import checkpoint, workers
+from almanac.runtime.errors import Interrupted, UserError
+from almanac.sophy import drive, env, scenarios
+from almanac.sophy.coordinator import Coordinator, Limiter
+from almanac.sophy.rollout import Actor, Order, Published
+from almanac.sophy.sim import car as cars
+from almanac.sophy.sim import step
+from almanac.sophy.sim import track as tracks
+from almanac.sophy.sim.track import Track
+from almanac.sophy.train import PRESETS, train, with_overrides
+from tests.sophy import made, training
+
+CAR = cars.load("gt3")
+NONE = np.zeros((0, scenarios.MISTAKE))
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Track:
+    return made.oval(tmp_path_factory.mktemp("track"))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_weights(path, "sophy")[0]
+
+
+def assert_same_policies(one: Path, other: Path) -> None:
+    names = list(training.policies(one))
+    assert names == list(training.policies(other)) and names
+    for name in names:
+        a, b = weights(one / "policies" / name), weights(other / "policies" / name)
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+STEADY = with_overrides(training.preset(), scenarios=("time_trial", "mistakes"))
+
+
+@pytest.fixture(scope="module")
+def whole(course: Track, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in lock-step."""
+    out = tmp_path_factory.mktemp("whole")
+    train(course, CAR, out, STEADY, device_name="cpu", lockstep=True)
+    return out
+
+
+def test_lock_step_runs_are_equal_to_the_last_bit(course: Track, whole: Path, tmp_path: Path):
+    train(course, CAR, tmp_path, STEADY, device_name="cpu", lockstep=True)
+    assert_same_policies(whole, tmp_path)
+
+
+def test_another_seed_is_another_run(course: Track, whole: Path, tmp_path: Path):
+    train(course, CAR, tmp_path, with_overrides(STEADY, updates=20), seed=1, device_name="cpu", lockstep=True)
+    (first,) = training.policies(tmp_path)
+    a, b = (weights(out / "policies" / first) for out in (whole, tmp_path))
+    assert not any(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_lock_step_run_goes_on_to_the_same_policy(course: Track, whole: Path, tmp_path: Path):
+    train(course, CAR, tmp_path, with_overrides(STEADY, updates=40), device_name="cpu", lockstep=True)
+    train(course, CAR, tmp_path, STEADY, device_name="cpu", lockstep=True, resume=True)
+    assert_same_policies(whole, tmp_path)
+
+
+def coordinated(course: Track, out: Path, during: Callable[[Coordinator], None], **sizes: Any) -> Coordinator:
+    """A run in processes, while something happens to it."""
+    preset = training.preset(**{"updates": 120, "actors": 2, **sizes})
+    plan = training.plan(course)
+    with workers.processes() as crew:
+        run = Coordinator(plan, preset.sizes, out, "cpu", crew, False, None, None)
+        watching = threading.Thread(target=during, args=(run,), daemon=True)
+        watching.start()
+        run.run()
+        watching.join(60)
+    return run
+
+
+def killing(name: str, after: int) -> Callable[[Coordinator], None]:
+    def kill(run: Coordinator) -> None:
+        while run.updates < after:
+            time.sleep(0.01)
+        os.kill(run.workers[name].pid, signal.SIGKILL)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return kill
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "shards"),
+    [
+        ("actor 1", 10, 0),
+        ("learner", 50, 0),
+        pytest.param("examiner", 10, 0, marks=pytest.mark.slow),
+        pytest.param("shard 0", 10, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_who_is_killed_is_replaced_and_the_run_is_finished(
+    course: Track, tmp_path: Path, name: str, after: int, shards: int
+):
+    run = coordinated(course, tmp_path, killing(name, after), shards=shards)
+    assert run.deaths == 1 and run.updates == 120
+    assert (tmp_path / "model.safetensors").exists()
+    lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == sorted(lines) and lines[-1] == 120  # steps that were done again are told once
+    assert checkpoint.load_state(tmp_path / "last.pt")["updates"] == 120
+
+
+def test_a_learner_that_is_killed_before_anything_was_saved_begins_anew(course: Track, tmp_path: Path):
+    run = coordinated(course, tmp_path, killing("learner", 1), examine=1_000)
+    assert run.deaths == 1 and run.updates == 120
+
+
+COMMAND = [
+    sys.executable, "-c", "import sys; from almanac.cli import main; main(sys.argv[1:])", "sophy", "train",
+    "--track", "solstice", "--device", "cpu", "--points", "2", "--batch-size", "16", "--json",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_and_leaves_nobody_behind(tmp_path: Path):
+    import psutil
+
+    command = [*COMMAND, "--updates", "12000", "--out", str(tmp_path / "run")]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "last.pt").exists():
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    children = psutil.Process(running.pid).children(recursive=True)
+    assert len(children) >= 3
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    _, alive = psutil.wait_procs(children, 30)
+    assert not alive
+    saved = checkpoint.load_state(tmp_path / "run" / "last.pt")["updates"]
+    done = subprocess.run(
+        [*COMMAND, "--updates", str(saved + 50), "--out", str(tmp_path / "run"), "--resume"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["updates"] == saved + 50
+    again = subprocess.run([*COMMAND, "--out", str(tmp_path / "run")], capture_output=True, text=True)
+    assert again.returncode == 2 and "already holds a run" in again.stderr
+
+
+def test_who_is_asked_to_stop_saves_first(course: Track, tmp_path: Path):
+    def stop(run: Coordinator) -> None:
+        while run.updates < 30:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped at update"):
+        coordinated(course, tmp_path, stop, updates=100_000, examine=100_000)
+    assert checkpoint.load_state(tmp_path / "last.pt")["updates"] >= 30
+
+
+@pytest.mark.slow
+def test_two_nodes_of_ray_train_together(course: Track, tmp_path: Path):
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=2)
+        preset = training.preset(actors=2)
+        facts = train(course, CAR, tmp_path, preset, device_name="cpu", cluster_address=nodes.address)
+    finally:
+        nodes.shutdown()
+    assert checkpoint.load_state(tmp_path / "last.pt")["updates"] == 60 and facts["transitions"] > 200
+
+
+def test_the_limiter_keeps_drawing_and_driving_together():
+    limiter = Limiter(100, 4.0, 16.0)
+    assert limiter.may_insert(0) and not limiter.may_draw()
+    limiter.inserted = 100
+    assert limiter.may_draw() and limiter.may_insert(0) and not limiter.may_insert(1)
+    limiter.drawn = 1_601
+    assert not limiter.may_draw() and limiter.may_insert(300)
+
+
+# Driving.
+
+
+def test_an_actor_drives_every_scenario_and_its_transitions_are_the_agents_alone(course: Track):
+    plan = training.plan(course, "time_trial", "mistakes", "1v2", "grid", "slipstream", each=3)
+    actor = Actor(plan, 0)
+    policy = Published(5, actor.policy.state_dict())
+    for name, scenario in plan.scenarios.items():
+        experience = actor.drive(Order(name, 12, NONE), policy, policy)
+        assert experience.version == 5 and experience.scenario == name
+        assert experience.transitions == 3 * (12 - plan.steps + 1)  # of three cars, none of which ended
+        assert all(each.observations.dtype == torch.float16 for each in experience.batches)
+        assert actor.fields[name].races.each == scenario.cars
+
+
+def test_mistakes_are_states_before_control_was_lost_and_are_begun_from(course: Track):
+    plan = training.plan(course, "time_trial", "mistakes", each=16)
+    actor = Actor(plan, 0)
+    policy = {name: torch.zeros_like(each) for name, each in actor.policy.state_dict().items()}
+    policy["head.bias"] = torch.tensor([0.0, 5.0, -20.0, -20.0])  # straight on, full throttle
+    experience = actor.drive(Order("time_trial", 50, NONE), Published(0, policy), None)
+    found = experience.mistakes
+    assert len(found) == experience.lost > 0
+    begin = scenarios.Beginnings(plan.scenarios["mistakes"])
+    begin.mistakes = found
+    races = env.make(course, CAR, 8, sight=training.SIGHT, begin=begin)
+    races.reset(seed=0)
+    for at in range(8):
+        row = np.flatnonzero(np.isclose(found[:, 1], races.cars.offset[at], atol=1e-3))
+        assert len(row) == 1 and races.cars.state[step.VX, at] == pytest.approx(found[row[0], 3], abs=1e-3)
+        assert races.cars.angle[at] == pytest.approx(found[row[0], 2], abs=1e-3)
+    assert not races.cars.off.any()  # before, not after
+
+
+def test_the_agent_is_one_of_a_grid_by_chance(course: Track):
+    races = env.make(course, CAR, 40 * 8, 8, begin=scenarios.Beginnings(scenarios.KNOWN["grid"]))
+    races.reset(seed=0)
+    ahead = (races.cars.travelled.reshape(40, 8) > races.cars.travelled[::8, None]).sum(1)
+    assert set(ahead.tolist()) == set(range(8))
+    assert (races.cars.state[step.VX] == 0).all()
+
+
+def test_cutting_a_bend_never_pays(course: Track):
+    """Off the track nothing is gained, whatever the way: what is counted is the centre line, and none of it while off."""
+    for weights in (PRESETS["cpu"].rules.weights, PRESETS["paper"].rules.weights):
+        races = env.make(course, CAR, 2, rules=env.Rules(weights=weights))
+        inside = course.left.max() + 4.0
+        races.reset(options={"s": 20.0, "offset": [0.0, inside], "speed": 20.0})
+        gained = np.zeros(2)
+        for _ in range(8):
+            _, rewards, *_ = races.step(np.array([[0.1, 0.3], [0.1, 0.3]], np.float32))
+            gained += rewards
+        assert races.cars.off_time[1] > 0.7 and gained[1] < 0 < gained[0]
+
+
+# What is written, and read.
+
+
+def test_a_policy_drives_as_it_did_and_says_what_it_is_for(course: Track, tmp_path: Path):
+    train(course, CAR, tmp_path, training.preset(updates=20), device_name="cpu", lockstep=True)
+    trained = drive.load(str(tmp_path), CAR)
+    assert trained.knows(course) and not trained.knows(tracks.find("solstice"))
+    driver = drive.Sophy(trained, course, CAR)
+    races = env.make(course, CAR, 3, sight=trained.sight)
+    seen, _ = races.reset(seed=0)
+    with torch.no_grad():
+        mean, _ = trained.policy(torch.from_numpy(seen[[0, 2]]))
+    np.testing.assert_allclose(driver.act(races.cars, np.array([0, 2])), mean.tanh().numpy(), atol=1e-6)
+    one, other = (drive.laps(driver, course, CAR, 2, 2).times for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_policies_of_another_car_or_sight_are_refused(course: Track, tmp_path: Path):
+    train(course, CAR, tmp_path, training.preset(updates=20), device_name="cpu", lockstep=True)
+    with pytest.raises(UserError, match="drives GT3, not"):
+        drive.load(str(tmp_path), cars.load("f1_2014"))
+    kept, about = checkpoint.load_weights(tmp_path / "model.safetensors", "sophy")
+    about["sight"]["points"] = 7
+    checkpoint.save_weights(tmp_path / "other.safetensors", kept, about)
+    with pytest.raises(UserError, match="its sight gives"):
+        drive.load(str(tmp_path / "other.safetensors"), CAR)
+    checkpoint.save_weights(tmp_path / "none.safetensors", {"a": torch.zeros(2)}, {"system": "sophy"})
+    with pytest.raises(UserError, match="holds no policy"):
+        drive.load(str(tmp_path / "none.safetensors"), CAR)
+    with pytest.raises(UserError, match="another sight"):
+        begin = drive.load(str(tmp_path), CAR)
+        train(course, CAR, tmp_path / "new", PRESETS["cpu"], begin_with=begin)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"seed": 3}, "has seed 0, not 3"),
+        ({"car": cars.load("f1_2014")}, "has car"),
+        ({"lockstep": False}, "has lockstep"),
+    ],
+)
+def test_a_run_is_resumed_as_it_began_or_not_at_all(course: Track, tmp_path: Path, given: dict, what: str):
+    train(course, CAR, tmp_path, training.preset(updates=20), device_name="cpu", lockstep=True)
+    asked = {"car": CAR, "lockstep": True, **given}
+    with pytest.raises(UserError, match=what):
+        train(course, out=tmp_path, preset=training.preset(), device_name="cpu", resume=True, **asked)
+
+
+def test_scenarios_that_there_are_not_are_named():
+    with pytest.raises(UserError, match="no scenario 'rally'"):
+        scenarios.chosen(["time_trial", "rally"])
+    with pytest.raises(UserError, match="share"):
+        scenarios.chosen(["grid=-1"])
+    assert scenarios.chosen(["grid=0.125"])["grid"].share == 0.125
+
+
+def test_overrides_reach_their_place():
+    found = with_overrides(PRESETS["cpu"], updates=7, points=0, steps=1, quantiles=1, scenarios=("grid",), actors=None)
+    assert (found.sizes.updates, found.sight.points, found.steps, found.quantiles) == (7, 0, 1, 1)
+    assert found.sizes.actors == PRESETS["cpu"].sizes.actors
+    with pytest.raises(UserError, match="updates is 0"):
+        with_overrides(PRESETS["cpu"], updates=0)
