@@ -1,6 +1,7 @@
 """What a racing driver must be able to do besides a fast lap, each measured by itself (Wurman et al. 2022, Methods: skill tests): pass a
 car by its slipstream, come through the first bends of a full grid, find back from mistakes, and pass a slower car without touching it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,9 @@ def run(driver: Decides, track: Track, car: CarSpec, seed: int = 0) -> list[dict
 def _tried(name: str, skill: Skill, driver: Decides, track: Track, car: CarSpec, seed: int) -> dict[str, Any]:
     each = skill.scenario.cars
     begin = Beginnings(skill.scenario)
-    races = env.make(track, car, TRIES * each, each, rules=env.Rules(seconds=skill.seconds + 1), begin=begin)
+    races = env.make(
+        track, car, TRIES * each, each, rules=env.Rules(seconds=skill.seconds + 1, stuck=math.inf), begin=begin
+    )
     races.reset(seed=seed)
     own = np.arange(0, TRIES * each, each)
     others = np.setdiff1d(np.arange(TRIES * each), own)

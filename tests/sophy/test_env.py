@@ -55,7 +55,7 @@ def test_cars_of_other_races_do_not_matter(oval):
 
 
 def test_a_mirrored_track_looks_mirrored(tmp_path):
-    sight = env.Sight(points=12)
+    sight = env.Sight(points=12, ahead=0, behind=0)
     first, second = (env.make(shape(tmp_path), sight=sight) for shape in (made.oval, made.mirrored))
     for each, sign in ((first, 1), (second, -1)):
         each.reset(options={"s": 40.0, "offset": 1.5 * sign, "speed": 35.0})
@@ -69,7 +69,7 @@ def test_a_mirrored_track_looks_mirrored(tmp_path):
 
 
 def test_the_course_is_where_it_will_be_driven(oval):
-    sight = env.Sight(points=6, lines=(0.0,), seconds=3.0)
+    sight = env.Sight(points=6, lines=(0.0,), seconds=3.0, ahead=0, behind=0)
     made_env = env.make(oval, sight=sight)
     seen, _ = made_env.reset(options={"s": 100.0, "offset": 0.0, "speed": 20.0})
     ahead = 100.0 + 10.0 * np.arange(1, 7)

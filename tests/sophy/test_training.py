@@ -207,10 +207,10 @@ def test_an_actor_drives_every_scenario_and_its_transitions_are_the_agents_alone
 
 
 def test_mistakes_are_states_before_control_was_lost_and_are_begun_from(course: Track):
-    plan = training.plan(course, "time_trial", "mistakes", each=16)
+    plan = training.plan(course, "time_trial", "mistakes", each=48)
     actor = Actor(plan, 0)
     policy = {name: torch.zeros_like(each) for name, each in actor.policy.state_dict().items()}
-    policy["head.bias"] = torch.tensor([0.0, 5.0, -20.0, -20.0])  # straight on, full throttle
+    policy["head.bias"] = torch.tensor([0.0, 0.0, -20.0, -20.0])  # straight on: slow ones leave the road late
     experience = actor.drive(Order("time_trial", 50, NONE), Published(0, policy), None)
     found = experience.mistakes
     assert len(found) == experience.lost > 0
@@ -219,9 +219,9 @@ def test_mistakes_are_states_before_control_was_lost_and_are_begun_from(course: 
     races = env.make(course, CAR, 8, sight=training.SIGHT, begin=begin)
     races.reset(seed=0)
     for at in range(8):
-        row = np.flatnonzero(np.isclose(found[:, 1], races.cars.offset[at], atol=1e-3))
-        assert len(row) == 1 and races.cars.state[step.VX, at] == pytest.approx(found[row[0], 3], abs=1e-3)
-        assert races.cars.angle[at] == pytest.approx(found[row[0], 2], abs=1e-3)
+        (row,) = found[found[:, 3] == races.cars.state[step.VX, at]]
+        assert races.cars.offset[at] == pytest.approx(row[1], abs=0.05)
+        assert races.cars.angle[at] == pytest.approx(row[2], abs=0.02)
     assert not races.cars.off.any()  # before, not after
 
 
