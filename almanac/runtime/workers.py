@@ -237,7 +237,8 @@ _FORWARDED = "\0forwarded"
 
 def _work(pipe: Connection, build: Callable[[], Any], threads: int) -> None:
     """The other side: do what is asked for, until nobody is there to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):  # the asking process decides when to stop, which ends this one
+        signal.signal(number, signal.SIG_IGN)
     with suppress(ImportError):
         import torch
 

@@ -155,7 +155,9 @@ class Coordinator:
         self.pending: dict[Answer, tuple[str, Callable[[Answer], None]]] = {}
         self.workers: dict[str, Worker] = {}
         self.resting = [f"actor {number}" for number in range(sizes.actors)]
-        self.asked_updates = self.asked_transitions = self.deaths = 0
+        self.learning: dict[Answer, int] = {}
+        """Updates that the learner was asked for, or a shard for their transitions."""
+        self.asked_transitions = self.deaths = 0
         self.policy: Answer | None = None
         self.earlier: deque[Any] = deque(maxlen=_EARLIER)
         self.filled: set[str] = set()
@@ -224,9 +226,11 @@ class Coordinator:
         else:
             self.workers[name] = self.crew.hire(partial(Examiner, plan, sizes.laps))
 
-    def _ask(self, name: str, method: str, *arguments: Any, then: Callable[[Answer], None]) -> None:
+    def _ask(self, name: str, method: str, *arguments: Any, then: Callable[[Answer], None]) -> Answer:
         """Call a worker's method; `then` takes the answer when it is there."""
-        self.pending[self.workers[name].ask(method, *arguments)] = name, then
+        answer = self.workers[name].ask(method, *arguments)
+        self.pending[answer] = name, then
+        return answer
 
     def _ask_actors(self) -> None:
         """Send out who rests, as long as it may."""
@@ -243,23 +247,23 @@ class Coordinator:
 
     def _ask_learner(self) -> None:
         """Give the learner work, as long as it may."""
-        asked = sum(name == "learner" for name, _ in self.pending.values())
-        ahead = 1 if self.lockstep else _AHEAD
-        while asked < ahead and self.filled and self.limiter.may_draw() and self.asked_updates < self.sizes.updates:
-            updates = min(self.sizes.chunk, self.sizes.updates - self.asked_updates)
-            pace = self._pace(self.asked_updates)
-            self.asked_updates += updates
+        while len(self.learning) < (1 if self.lockstep else _AHEAD) and self.filled and self.limiter.may_draw():
+            asked = self.updates + sum(self.learning.values())
+            updates = min(self.sizes.chunk, self.sizes.updates - asked)
+            if updates <= 0:
+                break
             self.limiter.drawn += updates * self.sizes.batch
-            asked += 1
+            pace = self._pace(asked)
             if self.sizes.shards:
-                self._ask(
-                    self.rng.choice(sorted(self.filled)), "sample", updates, self.sizes.batch,
-                    then=lambda drawn, updates=updates, pace=pace: self._ask(
-                        "learner", "learn", updates, pace, drawn, then=self._learnt
-                    ),
-                )  # fmt: skip
+                shard, then = self.rng.choice(sorted(self.filled)), partial(self._drawn, updates, pace)
+                answer = self._ask(shard, "sample", updates, self.sizes.batch, then=then)
             else:
-                self._ask("learner", "learn", updates, pace, then=self._learnt)
+                answer = self._ask("learner", "learn", updates, pace, then=self._learnt)
+            self.learning[answer] = updates
+
+    def _drawn(self, updates: int, pace: float, drawn: Answer) -> None:
+        """What a shard drew goes to the learner."""
+        self.learning[self._ask("learner", "learn", updates, pace, drawn, then=self._learnt)] = updates
 
     def _pace(self, updates: int) -> float:
         """The part of the learning rates that holds after so many updates."""
@@ -290,6 +294,7 @@ class Coordinator:
             if answer not in self.pending:
                 continue  # of a worker that another answer said to be dead
             name, then = self.pending.pop(answer)
+            self.learning.pop(answer, None)
             try:
                 then(answer)
             except WorkerDied:
@@ -304,6 +309,7 @@ class Coordinator:
         lost = [answer for answer, (whose, _) in self.pending.items() if whose == name]
         for answer in lost:
             del self.pending[answer]
+            self.learning.pop(answer, None)
         if name.startswith("actor"):
             self.asked_transitions -= self.sizes.decisions * self.plan.cars
             self.resting.append(name)
@@ -320,7 +326,7 @@ class Coordinator:
         self.saved = checkpoint.load_state(path) if path.exists() else None
         before, self.is_saving = self.updates, False
         self.updates = self.saved["updates"] if self.saved else 0
-        self.asked_updates = self.published = self.examined = self.saved_at = self.updates
+        self.published = self.examined = self.saved_at = self.updates
         self.log.rewind(self.updates)
         self.advance(self.updates - before)
         if not self.sizes.shards:
@@ -414,7 +420,7 @@ class Coordinator:
                 )
         for name in _KEPT:
             setattr(self, name, saved[name])
-        self.updates = self.asked_updates = saved["updates"]
+        self.updates = saved["updates"]
         self.driven = {name: float(saved["driven"].get(name, 0.0)) for name in self.plan.scenarios}
         self.mistakes = saved["mistakes"].numpy()
         if self.lockstep:
