@@ -1,6 +1,5 @@
 """Team races and skill tests, with built-in drivers on both sides."""
 
-
 import numpy as np
 import pytest
 
