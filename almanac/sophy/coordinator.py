@@ -20,12 +20,14 @@ from almanac.runtime.errors import Interrupted, RunFailed, UserError
 from almanac.runtime.run_log import RunLog, stop_signals
 from almanac.runtime.workers import Answer, Worker, WorkerDied, Workers
 from almanac.sophy import drive, env
+from almanac.sophy.buffer import SHOWN
 from almanac.sophy.learner import Learnt, Shard, Trainee
 from almanac.sophy.rollout import Actor, Experience, Order, Plan, Published, Weights
 from almanac.sophy.scenarios import MISTAKE
 
 _AHEAD = 2
-"""Calls that the learner is given before it has done those before, so that it never waits for being asked; in lock-step one."""
+"""Chunks of updates that are under way where shards send the transitions. Where the learner holds them, it is one: a policy that waits
+behind another chunk goes out late."""
 _DEATHS = 20
 """Workers that are replaced before a run is given up."""
 _MISTAKES = 2_000
@@ -36,6 +38,8 @@ _EARLIER = 8
 """Policies by which opponents drive, of the last examinations."""
 _TOLD = 500
 """Updates between two lines of the log."""
+_TRUSTED = 0.4
+"""Part of all updates after which nothing that is shown is followed any more."""
 _SLOWEST = 0.05
 """Part of the learning rates that is left in the end."""
 
@@ -72,6 +76,8 @@ class Sizes:
     """Part of the updates, at the end, in which learning rates fall towards a twentieth; the paper has none."""
     threads: int = 1
     """Of the learner."""
+    trust: float = 0.4
+    """How much what is shown is followed at first, beside all that actions are worth."""
     shards: int = 0
     """Processes that hold the replay buffer; 0: the learner does."""
     compiled: bool = False
@@ -247,28 +253,33 @@ class Coordinator:
 
     def _ask_learner(self) -> None:
         """Give the learner work, as long as it may."""
-        while len(self.learning) < (1 if self.lockstep else _AHEAD) and self.filled and self.limiter.may_draw():
+        ahead = _AHEAD if self.sizes.shards and not self.lockstep else 1
+        while len(self.learning) < ahead and self.filled and self.limiter.may_draw():
             asked = self.updates + sum(self.learning.values())
             updates = min(self.sizes.chunk, self.sizes.updates - asked)
             if updates <= 0:
                 break
             self.limiter.drawn += updates * self.sizes.batch
-            pace = self._pace(asked)
+            how = updates, self._pace(asked), self._trust(asked)
             if self.sizes.shards:
-                shard, then = self.rng.choice(sorted(self.filled)), partial(self._drawn, updates, pace)
-                answer = self._ask(shard, "sample", updates, self.sizes.batch, then=then)
+                shard = self.rng.choice(sorted(self.filled))
+                answer = self._ask(shard, "sample", updates, self.sizes.batch, then=partial(self._drawn, how))
             else:
-                answer = self._ask("learner", "learn", updates, pace, then=self._learnt)
+                answer = self._ask("learner", "learn", *how, then=self._learnt)
             self.learning[answer] = updates
 
-    def _drawn(self, updates: int, pace: float, drawn: Answer) -> None:
+    def _drawn(self, how: tuple[int, float, float], drawn: Answer) -> None:
         """What a shard drew goes to the learner."""
-        self.learning[self._ask("learner", "learn", updates, pace, drawn, then=self._learnt)] = updates
+        self.learning[self._ask("learner", "learn", *how, drawn, then=self._learnt)] = how[0]
 
     def _pace(self, updates: int) -> float:
         """The part of the learning rates that holds after so many updates."""
         left = (self.sizes.updates - updates) / max(self.sizes.decay * self.sizes.updates, 1)
         return max(_SLOWEST, min(1.0, left))
+
+    def _trust(self, updates: int) -> float:
+        """How much what is shown is followed after so many updates."""
+        return self.sizes.trust * max(0.0, 1 - updates / max(_TRUSTED * self.sizes.updates, 1))
 
     def _publish(self, examine: bool) -> None:
         """Have the learner hand out its policy."""
@@ -339,9 +350,11 @@ class Coordinator:
         self.asked_transitions -= transitions
         count = experience.transitions
         self.transitions += count
+        self.window.transitions += count
         self.limiter.inserted += count
-        self.window.drove(experience, self.updates)
-        self.mistakes = np.concatenate((self.mistakes, experience.mistakes))[-_MISTAKES:]
+        if experience.scenario != SHOWN:
+            self.window.drove(experience, self.updates)
+            self.mistakes = np.concatenate((self.mistakes, experience.mistakes))[-_MISTAKES:]
         where = f"shard {self.transitions % self.sizes.shards}" if self.sizes.shards else "learner"
         self._ask(where, "insert", answer, then=partial(self._inserted, where))
 
@@ -475,7 +488,6 @@ class _Window:
 
     def drove(self, experience: Experience, updates: int) -> None:
         self.lags.append(updates - max(experience.version, 0))
-        self.transitions += experience.transitions
         self.experience.append((experience.terms, experience.seconds, experience.lost))
 
     def figures(self) -> dict[str, Any]:

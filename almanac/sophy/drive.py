@@ -14,7 +14,7 @@ from torch import Tensor
 
 from almanac.runtime import checkpoint, hub
 from almanac.runtime.errors import UserError
-from almanac.sophy import env, race, steady
+from almanac.sophy import env, hands, race, steady
 from almanac.sophy.env import Sight
 from almanac.sophy.model import Networks, Policy
 from almanac.sophy.sim import road, step, world
@@ -125,7 +125,8 @@ class Sophy:
         """
         seen = env.observe(self.road, cars, self.car, self.trained.sight, each)[numbers]
         with torch.no_grad():
-            return self.trained.policy.best(torch.from_numpy(seen)).numpy()
+            actions = self.trained.policy.best(torch.tensor(seen)).numpy()
+        return hands.wishes(actions, cars, numbers, self.car)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ _PLAIN = 30
 """Numbers of an observation about the car alone."""
 _OTHER = 7
 """And about each other car."""
+_NEAR, _FAR = (10.0, 4.0), (45.0, 12.0)
+"""m ahead and m aside that are 1 where a point of the course is reached at once, and how many more for each s until it is: what is near
+is known to the decimetre, what is far need not be."""
 _AHEAD, _BEHIND = 40.0, 20.0
 """m along the track between which passing is rewarded (Extended Data Table 1)."""
 
@@ -84,6 +87,8 @@ class Rules:
     """Its length."""
     stuck: float = 3.0
     """s below 1 m/s after which a car's episode ends; a race goes on while one of its cars drives."""
+    lost: float = math.inf
+    """s off the track, or across it or backwards, after which it ends likewise: nothing that follows is worth practising."""
     start: tuple[float, float] = (0.3, 1.0)
     """Speeds at the start, as parts of what the bend there allows."""
     gap: float = 15.0
@@ -176,7 +181,7 @@ class Racing(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, cars)
         self.action_space = batch_space(self.single_action_space, cars)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
-        self.slow = np.zeros(cars)
+        self.slow, self.astray = np.zeros(cars), np.zeros(cars)
         self.terms = np.zeros((len(TERMS), cars))
         """Of the last decision, each times its weight."""
 
@@ -219,10 +224,13 @@ class Racing(gymnasium.vector.VectorEnv):
         given[step.THROTTLE_TO], given[step.BRAKE_TO] = actions[:, 1].clip(0), (-actions[:, 1]).clip(0)
         _decide(self.road, self.car, self.drive, self.size, self.cars, self.each, self.terms)
         self.slow = np.where(np.abs(self.cars.state[step.VX]) < 1.0, self.slow + 1 / RATE, 0.0)
+        is_lost = self.cars.off | (np.abs(self.cars.angle) > 0.5 * math.pi)
+        self.astray = np.where(is_lost, self.astray + 1 / RATE, 0.0)
         weights = self.rules.weights
         self.terms *= np.array([[getattr(weights, name)] for name in TERMS])
         rewards = self.terms.sum(0)
-        stuck = np.repeat((self.slow >= self.rules.stuck).reshape(-1, self.each).all(1), self.each)
+        gone = (self.slow >= self.rules.stuck) | (self.astray >= self.rules.lost - 1e-6)
+        stuck = np.repeat(gone.reshape(-1, self.each).all(1), self.each)
         late = (self.cars.clock >= self.rules.seconds - 1e-6) & ~stuck
         new_lap = (self.cars.gates // world.GATES > laps) & (self.cars.lap_time > 0)
         info: dict[str, Any] = {
@@ -250,7 +258,7 @@ class Racing(gymnasium.vector.VectorEnv):
         world.place(self.cars, self.vehicle, self.road, numbers, spots, starts.s, starts.speed)
         if starts.moving is not None:
             self.cars.state[step.VX :, numbers] = starts.moving
-        self.slow[numbers] = 0
+        self.slow[numbers], self.astray[numbers] = 0, 0
         _look_under(self.road, self.car, self.cars)
 
     def _observe(self) -> Float[np.ndarray, "cars numbers"]:
@@ -365,24 +373,30 @@ def _observe(where: Road, them: world.Cars, lines: np.ndarray, how: _How, seen: 
         vx, vy, turn = state[step.VX, number], state[step.VY, number], state[step.TURN, number]
         slope = road.between(points, gap, index, along, road.SLOPE)
         bank = road.between(points, gap, index, along, road.BANK)
-        out[0], out[1], out[2] = vx / 30 - 1, vy / 5, vx * math.sin(slope) / 5
-        out[3], out[4] = turn, vx * points[index, road.DIP] * 5
+        out[0], out[1], out[2] = vx / 30 - 1, _bent(vy / 2), vx * math.sin(slope) / 5
+        out[3], out[4] = _bent(4 * turn), vx * points[index, road.DIP] * 5
         out[5], out[6] = state[step.AX, number] / 15, state[step.AY, number] / 15
         out[7] = (them.given[step.WEIGHT, number] - dynamics.GRAVITY) / 5
         for wheel in range(4):
             out[8 + wheel] = them.seen[step.LOAD + wheel, number] / (0.5 * how.weight) - 0.5
-            out[12 + wheel] = 4 * max(min(them.seen[step.ANGLE + wheel, number], 1.0), -1.0)
-            out[16 + wheel] = 4 * max(min(them.seen[step.SLIP + wheel, number], 1.0), -1.0)
+            out[12 + wheel] = _bent(10 * them.seen[step.ANGLE + wheel, number])
+            out[16 + wheel] = _bent(10 * them.seen[step.SLIP + wheel, number])
         phase = 2 * math.pi * (index * gap + along) / where.length
         out[20], out[21], out[22], out[23] = math.sin(phase), math.cos(phase), 10 * slope, 10 * bank
-        out[24] = 3 * them.angle[number]
+        out[24] = _bent(5 * them.angle[number])
         out[25], out[26] = 1.0 * them.wall[number], 1.0 * them.off[number]
-        out[27] = state[step.STEER, number] / how.steering
+        out[27] = _bent(10 * state[step.STEER, number])
         out[28], out[29] = state[step.THROTTLE, number], state[step.BRAKE, number]
         speed = math.sqrt(vx * vx + vy * vy)
         _course(points, gap, them, number, lines, how, max(speed, 5.0), out)
         if how.each > 1 and how.ahead + how.behind > 0:
             _others(where.length, them, number, how, out, _PLAIN + 3 * lines.shape[0] * how.points)
+
+
+@compiled_exactly
+def _bent(value: float) -> float:
+    """A number whose small values matter most: at the limit, a hundredth of a radian is much, and in a spin, more is no news."""
+    return 4 * math.tanh(value / 4)
 
 
 @compiled_exactly
@@ -415,11 +429,13 @@ def _course(
         left = a[road.LEFT] * (1 - part) + b[road.LEFT] * part
         right = a[road.RIGHT] * (1 - part) + b[road.RIGHT] * part
         height += a[road.SLOPE] * spacing * gap
+        later = (ahead + 1) * how.seconds / how.points
+        far, aside = _NEAR[0] + _FAR[0] * later, _NEAR[1] + _FAR[1] * later
         for line in range(lines.shape[0]):
             reach = lines[line] * (left if lines[line] > 0 else right)
             dx, dy = middle_x + reach * normal_x - x, middle_y + reach * normal_y - y
-            out[place] = (dx * cosine + dy * sine) / 150
-            out[place + 1] = (dy * cosine - dx * sine) / 100
+            out[place] = (dx * cosine + dy * sine) / far
+            out[place + 1] = (dy * cosine - dx * sine) / aside
             out[place + 2] = (height + reach * a[road.BANK]) / 10
             place += 3
 

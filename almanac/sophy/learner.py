@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from almanac.runtime import device
 from almanac.runtime.errors import RunFailed
 from almanac.sophy.buffer import Buffer
 from almanac.sophy.qr_sac import Batch, Learner
 from almanac.sophy.rollout import Experience, Plan, Published, Weights
+
+_SHOWN = 4
+"""Of so many transitions that a minibatch has, so many times fewer are drawn of what was shown, to be followed."""
+Drawn = tuple[Batch, Batch | None]
+"""A minibatch, and what was shown."""
 
 
 class Learnt(NamedTuple):
@@ -55,9 +59,9 @@ class Shard:
             self.buffer.insert(experience.scenario, batch)
         return self.buffer.inserted
 
-    def sample(self, updates: int, count: int) -> list[Batch]:
+    def sample(self, updates: int, count: int) -> list[Drawn]:
         """Minibatches of so many transitions, for so many updates."""
-        return [self.buffer.sample(count) for _ in range(updates)]
+        return [(self.buffer.sample(count), self.buffer.shown(count // _SHOWN)) for _ in range(updates)]
 
 
 class Trainee:
@@ -83,23 +87,24 @@ class Trainee:
         with _Working(self):
             return self.shard.insert(experience)
 
-    def learn(self, updates: int, pace: float, batches: Sequence[Batch] | None = None) -> Learnt:
+    def learn(self, updates: int, pace: float, trust: float, batches: Sequence[Drawn] | None = None) -> Learnt:
         """Update so many times.
 
         Args:
             updates: how often.
             pace: learning rates, as parts of the config's.
+            trust: in what is shown, as `Learner.set_pace` takes it.
             batches: of shards, one an update; none: of its own buffer.
 
         Raises:
             RunFailed: a loss is not finite.
         """
         with _Working(self):
-            self.learner.set_pace(pace)
+            self.learner.set_pace(pace, trust)
             seen = []
             for number in range(updates):
-                batch = self._drawn() if batches is None else Batch(*(self._here(each) for each in batches[number]))
-                seen.append(self.learner.update(batch))
+                drawn = self._drawn() if batches is None else batches[number]
+                seen.append(self.learner.update(*(self._here(each) for each in drawn)))
             names = list(seen[0])
             means = torch.stack([torch.stack([each[name] for name in names]) for each in seen]).mean(0).tolist()
         figures = dict(zip(names, means, strict=True))
@@ -135,12 +140,13 @@ class Trainee:
         if "buffer" in state and self.shard is not None:
             self.shard.buffer.load(state["buffer"])
 
-    def _drawn(self) -> Batch:
+    def _drawn(self) -> Drawn:
         assert self.shard is not None
-        return self.shard.buffer.sample(self.batch)
+        return self.shard.sample(1, self.batch)[0]
 
-    def _here(self, each: Tensor) -> Tensor:
-        return each.to(self.learner.device, non_blocking=True)
+    def _here(self, batch: Batch | None) -> Any:
+        device = self.learner.device
+        return batch if batch is None else Batch(*(each.to(device, non_blocking=True) for each in batch))
 
 
 class _Working:

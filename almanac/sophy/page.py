@@ -1,5 +1,6 @@
-"""The page of Sophy in Studio: race the built-in drivers and watch it in three dimensions, or find the fastest lap that a car can drive. It
-lays out controls and results; racing, searching, driving and drawing are `race`'s, `optimal`'s, `replay`'s and `view`'s."""
+"""The page of Sophy in Studio: drive against it, race the built-in drivers and watch it in three dimensions, or find the fastest lap that a
+car can drive. It lays out controls and results; driving is `api`'s and `live`'s, racing, searching and drawing are `race`'s, `optimal`'s,
+`replay`'s and `view`'s."""
 
 import html
 from functools import lru_cache
@@ -8,10 +9,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from fastapi import APIRouter
 
 from almanac.runtime.errors import RunFailed, UserError
 from almanac.runtime.services import ONE_AT_A_TIME, Services, tells_errors
-from almanac.sophy import opponents, optimal, race, replay, steward, view
+from almanac.sophy import api, opponents, optimal, race, replay, steward, view
 from almanac.sophy.lap import Lap
 from almanac.sophy.names import named
 from almanac.sophy.race import Start
@@ -28,6 +30,11 @@ _SPREAD = 0.1
 _ROLLING = 30.0
 """m/s of a rolling start."""
 _COMPUTES: Any = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": ONE_AT_A_TIME}
+_DRIVE = (
+    '<iframe class="live" src="live" title="Drive against Sophy" allow="gamepad; fullscreen; clipboard-write" style="display: block; '
+    'width: 100%; height: min(820px, 86vh); border: 0; border-radius: 8px"></iframe>'
+    '<p style="margin: 10px 0 0"><a href="live" target="_blank" rel="noopener">Open it in a tab of its own</a></p>'
+)
 _PROGRESS = gr.Progress()
 """Gradio finds it as an argument's default."""
 
@@ -39,11 +46,18 @@ def build(services: Services) -> gr.Blocks:
         services: not used: races are computed by the processor.
     """
     with gr.Blocks(title="Sophy · Almanac") as page, gr.Tabs():
+        with gr.Tab("Drive"):
+            gr.HTML(_DRIVE, apply_default_css=False)
         with gr.Tab("Race"):
             _race_tab()
         with gr.Tab("The limit"):
             _limit_tab()
     return page
+
+
+def router() -> APIRouter:
+    """What the page needs of the server: the races that people drive."""
+    return api.router()
 
 
 def _race_tab() -> None:

@@ -107,6 +107,11 @@ def policy_loss(
     return (alpha * log_density - worth).mean(), log_density.mean()
 
 
+def imitation_loss(policy: Policy, shown: Batch) -> Float[Tensor, ""]:
+    """How far the policy is from doing what was shown: squared, summed over an action's numbers."""
+    return (policy.best(shown.observations) - shown.actions).square().sum(-1).mean()
+
+
 class Learner:
     """Networks that learn.
 
@@ -132,13 +137,17 @@ class Learner:
         self.critic_adam = torch.optim.Adam(self.critics.parameters(), config.critic_rate, fused=True)
         self.alpha_adam = torch.optim.Adam([self.log_alpha], config.policy_rate)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.updates = 0
+        self.updates, self.trust = 0, 0.0
         self._losses = (
             (torch.compile(_critic_loss), torch.compile(policy_loss)) if compiled else (_critic_loss, policy_loss)
         )
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Batch, shown: Batch | None = None) -> dict[str, Tensor]:
         """Learn from a batch: critics, then the policy, then targets.
+
+        Args:
+            batch: transitions.
+            shown: some that others drove, whom the policy is to follow as far as `trust` says.
 
         Returns:
             `critic_loss`, `policy_loss`, `entropy`, `worth` (the mean of the critics) and `alpha`, as tensors that nobody waited for.
@@ -153,6 +162,9 @@ class Learner:
 
         self.critics.requires_grad_(False)
         loss, log_density = policy_loss_of(self.policy, self.critics, batch.observations, alpha, self._noise(batch))
+        if shown is not None and self.trust:
+            # As a part of what the policy is worth, so that neither outweighs the other by its unit (Fujimoto and Gu 2021, eq. 5).
+            loss = loss + self.trust * worth.abs() * imitation_loss(self.policy, shown)
         self.policy_adam.zero_grad()
         loss.backward()
         self.policy_adam.step()
@@ -175,8 +187,9 @@ class Learner:
             "alpha": alpha,
         }
 
-    def set_pace(self, pace: float) -> None:
-        """Learn at a part of the config's rates."""
+    def set_pace(self, pace: float, trust: float = 0.0) -> None:
+        """Learn at a part of the config's rates, and follow what is shown so much: 1 is as much as all that actions are worth."""
+        self.trust = trust
         for adam, rate in ((self.critic_adam, self.config.critic_rate), (self.policy_adam, self.config.policy_rate)):
             adam.param_groups[0]["lr"] = pace * rate
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from almanac.sophy import env, opponents
+from almanac.sophy import env, hands, opponents
+from almanac.sophy.buffer import SHOWN
 from almanac.sophy.env import Rules, Sight
 from almanac.sophy.model import Networks, Policy
 from almanac.sophy.n_step import NStep
@@ -28,6 +29,10 @@ _ERROR_LASTS = (5, 20)
 """Decisions."""
 _ERROR_KINDS = ((0.0, -0.7), (0.0, -0.2), (0.12, 0.0), (-0.12, 0.0))
 """What an error adds to steering, and the pedal that it keeps to at most (none: 0): braking early, lifting, and two swerves."""
+_SHOWN = (0.9, 1.0)
+"""Skills of built-in drivers who show how it is done."""
+_UNSTEADY = 0.05
+"""Standard deviation of what is added to their actions where they are unsteady."""
 _BEFORE = (10, 25)
 """Decisions before a loss of control from which it is practised again."""
 _SPUN = 1.2
@@ -109,7 +114,7 @@ class Actor:
         self.policy, self.earlier = Policy(plan.networks), Policy(plan.networks)
         self.has_earlier = False
         self.fields = {
-            name: _Field(plan, scenario, _seed(plan.seed, number, 1 + at))
+            name: _Field(plan, name, scenario, _seed(plan.seed, number, 1 + at))
             for at, (name, scenario) in enumerate(plan.scenarios.items())
         }
 
@@ -131,10 +136,9 @@ class Actor:
         terms: dict[str, float] = dict.fromkeys(env.TERMS, 0.0)
         lost: list[np.ndarray] = []
         for _ in range(order.decisions):
-            actions = self._act(self.policy, field.seen)
-            if field.others is not None:
-                actions = field.answer(actions, self._act(self.earlier, field.seen) if self.has_earlier else None)
-            batches, of_terms, mistakes = field.step(actions)
+            actions = field.show() if field.shown is not None else self._act(self.policy, field.seen)
+            others = self._act(self.earlier, field.seen) if field.others is not None and self.has_earlier else None
+            batches, of_terms, mistakes = field.step(actions, others)
             made += batches
             lost.append(mistakes)
             for name, value in of_terms.items():
@@ -149,7 +153,8 @@ class Actor:
     def _act(self, policy: Policy, seen: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             noise = torch.randn(len(seen), self.plan.networks.actions, generator=self.generator)
-            return policy.sample(torch.from_numpy(seen), noise)[0].numpy()
+            # In memory of PyTorch's own: how NumPy's is aligned differs from run to run, and with it, on some processors, the last bit.
+            return policy.sample(torch.tensor(seen), noise)[0].numpy()
 
     def state(self) -> dict[str, Any]:
         """All that going on takes."""
@@ -166,7 +171,7 @@ class Actor:
 class _Field:
     """Races of a scenario under way."""
 
-    def __init__(self, plan: Plan, scenario: Scenario, seed: int):
+    def __init__(self, plan: Plan, name: str, scenario: Scenario, seed: int):
         self.beginnings = Beginnings(scenario)
         each = scenario.cars
         self.races = env.make(
@@ -175,20 +180,31 @@ class _Field:
         self.own = np.arange(0, plan.cars * each, each)
         self.rng = np.random.default_rng(seed)
         self.others = _Others(plan, each, self.rng) if each > 1 else None
+        self.shown = _Shown(plan, plan.cars, self.rng) if name == SHOWN else None
         self.n_step = NStep(plan.cars, self.races.seen, plan.networks.actions, plan.steps, plan.gamma)
         self.trail = np.zeros((_BEFORE[1], MISTAKE, plan.cars))  # where each was, the newest first
         self.driven = np.zeros(plan.cars, np.int64)  # decisions since it began, or last lost control
         self.seen, _ = self.races.reset(seed=seed)
 
-    def answer(self, actions: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
-        """Actions of all cars: those given, for the cars that learn, and those of their opponents."""
-        assert self.others is not None
-        return self.others.act(self.races, actions, earlier)
+    def show(self) -> np.ndarray:
+        """Actions of built-in drivers."""
+        assert self.shown is not None
+        return hands.actions(self.shown.act(self.races), self.races.cars, self.shown.numbers, self.races.vehicle)
 
-    def step(self, actions: np.ndarray) -> tuple[list[Batch], dict[str, float], np.ndarray]:
-        """A decision of all: transitions, the reward's terms, and states from which control was lost."""
+    def step(self, actions: np.ndarray, earlier: np.ndarray | None) -> tuple[list[Batch], dict[str, float], np.ndarray]:
+        """A decision of all: transitions, the reward's terms, and states from which control was lost.
+
+        Args:
+            actions: of the cars that learn, each in its own place among all.
+            earlier: what an earlier policy would do in all places.
+        """
         self._remember()
-        seen, rewards, stuck, late, info = self.races.step(actions)
+        cars, every = self.races.cars, np.arange(self.races.num_envs)
+        wishes = hands.wishes(actions, cars, every, self.races.vehicle)
+        if self.others is not None:
+            learnt = None if earlier is None else hands.wishes(earlier, cars, every, self.races.vehicle)
+            wishes = self.others.act(self.races, wishes, learnt)
+        seen, rewards, stuck, late, info = self.races.step(wishes)
         last = np.where(info["_final_obs"][:, None], info["final_obs"], seen) if "final_obs" in info else seen
         own = self.own
         batches = self.n_step.add(self.seen[own], actions[own], rewards[own], stuck[own], late[own], last[own])
@@ -222,6 +238,7 @@ class _Field:
         others = self.others.state() if self.others is not None else {}
         return {
             **kept, "cars": cars, "steps": steps, "now": self.n_step.now, "slow": torch.from_numpy(self.races.slow.copy()),
+            "astray": torch.from_numpy(self.races.astray.copy()),
             "rng": self.rng.bit_generator.state, "races_rng": self.races.np_random.bit_generator.state, "others": others,
         }  # fmt: skip
 
@@ -234,7 +251,7 @@ class _Field:
         for name in _STEPS:
             getattr(self.n_step, name)[...] = state["steps"][name].numpy()
         self.n_step.now = state["now"]
-        self.races.slow = state["slow"].numpy().copy()
+        self.races.slow, self.races.astray = state["slow"].numpy().copy(), state["astray"].numpy().copy()
         self.rng.bit_generator.state = state["rng"]
         self.races.np_random.bit_generator.state = state["races_rng"]
         if self.others is not None:
@@ -242,6 +259,21 @@ class _Field:
 
 
 _STEPS = ("observations", "actions", "rewards", "held")
+
+
+class _Shown:
+    """Built-in drivers who show how it is done, half of them with an unsteady hand, so that mending is seen, too."""
+
+    def __init__(self, plan: Plan, count: int, rng: np.random.Generator):
+        self.numbers, self.rng = np.arange(count), rng
+        self.drivers = opponents.Drivers(plan.track, plan.car, np.linspace(*_SHOWN, count).round(2).tolist())
+        self.unsteady = np.arange(count)[:, None] % 2 * _UNSTEADY
+
+    def act(self, races: env.Racing) -> np.ndarray:
+        """What they do."""
+        wishes = self.drivers.act(races.cars, self.numbers)
+        noise = self.rng.standard_normal(wishes.shape) * self.unsteady
+        return (wishes + noise).clip(-1, 1).astype(np.float32)
 
 
 class _Others:
@@ -258,9 +290,9 @@ class _Others:
         self.left = np.zeros(len(self.numbers), np.int64)  # decisions that its error still lasts
         self.kind = np.zeros(len(self.numbers), np.int64)
 
-    def act(self, races: env.Racing, actions: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
-        """Actions with the opponents' in their places."""
-        actions = actions.copy()
+    def act(self, races: env.Racing, given: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+        """Wishes of all cars: those given, with the opponents' in their places."""
+        given = given.copy()
         wishes = self.drivers.act(races.cars, self.numbers, self.each)
         begin = self.err & (self.left == 0) & (self.rng.random(len(self.err)) < _ERRORS)
         self.kind = np.where(begin, self.rng.integers(len(_ERROR_KINDS), size=len(begin)), self.kind)
@@ -269,10 +301,10 @@ class _Others:
         steering, pedal = np.array(_ERROR_KINDS, np.float32)[self.kind[erring]].T
         wishes[erring, 0] += steering
         wishes[erring, 1] = np.where(pedal < 0, np.minimum(wishes[erring, 1], pedal), wishes[erring, 1])
-        actions[self.numbers] = wishes.clip(-1, 1)
+        given[self.numbers] = wishes.clip(-1, 1)
         if earlier is not None:
-            actions[self.learnt] = earlier[self.learnt]
-        return actions
+            given[self.learnt] = earlier[self.learnt]
+        return given
 
     def state(self) -> dict[str, Any]:
         """All that going on takes."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from almanac.runtime.errors import UserError
 from almanac.sophy import env
+from almanac.sophy.buffer import SHOWN
 from almanac.sophy.env import Racing, Starts
 from almanac.sophy.sim import step
 
@@ -37,6 +38,7 @@ class Scenario:
 KNOWN: dict[str, Scenario] = {
     "time_trial": Scenario(1, "anywhere", 1.0),
     "mistakes": Scenario(1, "mistakes", 0.25),
+    SHOWN: Scenario(1, "anywhere", 0.25),
     "1v1": Scenario(2, "anywhere", 0.25),
     "1v2": Scenario(3, "anywhere", 0.25),
     "1v3": Scenario(4, "anywhere", 0.25),
@@ -45,7 +47,8 @@ KNOWN: dict[str, Scenario] = {
     "rolling": Scenario(8, "rolling", 0.25),
     "slipstream": Scenario(2, "slipstream", 0.25),
 }
-"""By name. `mistakes` begins where the agent lost control before, or anywhere while it has not yet."""
+"""By name. In `shown` built-in drivers drive, from whom the agent learns; `mistakes` begins where the agent lost control before, or
+anywhere while it has not yet."""
 
 
 def chosen(names: Sequence[str]) -> dict[str, Scenario]:

@@ -426,6 +426,7 @@ function arrange(states) {
   inView.setFromProjectionMatrix(looksAt.multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse));
   for (let i = 0; i < count; i++) {
     const s = states[i];
+    if (s.hidden) continue;
     ball.center.set(s.x, s.z, -s.y);
     if (!inView.intersectsSphere(ball)) continue;
     values[0] = s.x; values[1] = s.z; values[2] = -s.y;
@@ -433,8 +434,8 @@ function arrange(states) {
     values[6] = s.steering; values[7] = (s.travelled / radii[0]) % (2 * Math.PI); values[8] = (s.travelled / radii[1]) % (2 * Math.PI);
     values[9] = Math.min(Math.max(-4 * s.pedal, 0), 1);
     values.set(tints[i], 10);
-    (camera.position.distanceTo(ball.center) < 70 * zoom / 1.8 ? nearFleet : farFleet).add(values);
-    shades.add(values);
+    (s.fleet ?? (camera.position.distanceTo(ball.center) < 70 * zoom / 1.8 ? nearFleet : farFleet)).add(values);
+    if (!s.fleet) shades.add(values);
   }
   for (const fleet of fleets) fleet.close();
   for (const { near, far } of pieces) {
@@ -443,5 +444,120 @@ function arrange(states) {
     near.visible = away < 190 * zoom / 1.8;
     far.visible = !near.visible;
     near.renderOrder = far.renderOrder = ORDER.track + Math.min(Math.max(away, 0) * 1e-4, 0.9);
+  }
+}
+
+// Cameras --------------------------------------------------------------------------------------------------------------------------
+let followed = 0, seen = "chase", fresh = true;
+const eye = new THREE.Vector3(), ahead = new THREE.Vector3(), here = new THREE.Vector3(), goal = new THREE.Vector3(), aim = new THREE.Vector3(), looked = new THREE.Vector3();
+const masts = [];
+for (let s = 0; s < race.track.length; s += 260) {
+  const i = Math.round(s / race.track.step) % points, outside = track.curvature[i] > 0 ? -track.wall_right[i] - 7 : track.wall_left[i] + 7;
+  masts.push(new THREE.Vector3(...place(i, outside, 6.5)));
+}
+function look(s, seconds) {
+  ahead.set(Math.cos(s.heading), 0, -Math.sin(s.heading));
+  here.set(s.x, s.z, -s.y);
+  const soft = (rate) => (fresh ? 1 : 1 - Math.exp(-rate * seconds));
+  camera.up.set(0, 1, 0);
+  let field = 55;
+  if (seen === "chase") {
+    goal.copy(here).addScaledVector(ahead, -8.5).setY(here.y + 2.9);
+    aim.copy(here).addScaledVector(ahead, 7).setY(here.y + 0.9);
+    eye.lerp(goal, soft(9));
+    eye.sub(here).setLength(Math.min(Math.max(eye.length(), 7), 12)).add(here);
+    looked.lerp(aim, soft(12));
+    field = 58 + 10 * Math.min(s.speed / 90, 1);
+  } else if (seen === "tv") {
+    const nearest = masts.reduce((best, mast) => (mast.distanceToSquared(here) < best.distanceToSquared(here) ? mast : best));
+    eye.copy(nearest);
+    aim.copy(here).setY(here.y + 0.6);
+    looked.lerp(aim, soft(14));
+    field = Math.min(Math.max(2 * Math.atan(11 / eye.distanceTo(here)) * 57.3, 8), 60);
+  } else {
+    eye.set(here.x, here.y + 120, here.z + 0.01);
+    looked.copy(here);
+    camera.up.set(0, 0, -1);
+    field = 50;
+  }
+  fresh = false;
+  camera.position.copy(eye);
+  if (Math.abs(camera.fov - field) > 0.05) { camera.fov = field; camera.updateProjectionMatrix(); }
+  camera.lookAt(looked);
+  camera.updateMatrixWorld();
+}
+
+// Sharpness -------------------------------------------------------------------------------------------------------------------------------
+const finest = Math.min(devicePixelRatio, 2), STEPS = [1, 0.85, 0.72, 0.6, 0.5, 0.42], measured = new Float32Array(20);
+let level = byProcessor ? 2 : 0, many = 0, sharpness = finest, from = -1, slow = 0, lowered = 0, raised = 0, patience = 4000, hopeless = 0;
+/** Fewer pixels where the machine can't keep up, more again where it can: motion is seen before edges are. More that were too many are tried
+ * again later and later; where a graphics card gains nothing by half of them, as on a slow screen, there are soon as many as before. */
+function adapt(seconds, now) {
+  measured[many++] = seconds;
+  if (many < measured.length) return;
+  many = 0;
+  const usual = measured.sort()[measured.length >> 1], was = level;
+  if (usual > 1 / 54 && now > hopeless) {
+    if (from >= 0 && level >= from + 2) {
+      if (!byProcessor && usual > 0.93 * slow) { level = from; hopeless = now + 60000; }
+      from = -1;
+    }
+    if (now > hopeless && level < STEPS.length - 1) {
+      if (now - raised < 3000) patience = Math.min(2 * patience, 60000);
+      if (from < 0) { from = level; slow = usual; }
+      level++;
+      lowered = now;
+    }
+  } else if (usual < 1 / 57) {
+    from = -1;
+    if (level > 0 && now - Math.max(lowered, raised) > patience) { level--; raised = now; }
+  }
+  if (level !== was) fit();
+}
+function fit() {
+  const width = innerWidth, height = innerHeight;
+  sharpness = finest * STEPS[level];
+  renderer.setPixelRatio(sharpness);
+  renderer.setSize(width, height, false);
+  camera.aspect = width / height;
+  camera.updateProjectionMatrix();
+}
+
+// Beside the picture ----------------------------------------------------------------------------------------------------------------------
+/** Writes what changed. */
+function write(element, text) { if (element.textContent !== text) element.textContent = text; }
+/** A canvas's pen, and whether the canvas has a new size, which empties it. */
+function sized(canvas) {
+  const ratio = Math.min(window.devicePixelRatio, 2), width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+  const anew = canvas.width !== width || canvas.height !== height, pen = canvas.getContext("2d");
+  if (anew) { canvas.width = width; canvas.height = height; }
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  return [pen, anew];
+}
+const bounds = { west: Math.min(...track.x), east: Math.max(...track.x), south: Math.min(...track.y), north: Math.max(...track.y) };
+let outline = null;
+function drawMap() {
+  const sheet = $("map").firstElementChild;
+  if (!sheet.clientWidth) return;
+  const [pen, anew] = sized(sheet), w = sheet.clientWidth - 14, h = sheet.clientHeight - 14;
+  const zoom = Math.min(w / (bounds.east - bounds.west), h / (bounds.north - bounds.south));
+  const px = (x) => 7 + w / 2 + (x - (bounds.east + bounds.west) / 2) * zoom, py = (y) => 7 + h / 2 - (y - (bounds.north + bounds.south) / 2) * zoom;
+  if (anew || !outline) {
+    outline = new Path2D();
+    for (let i = 0; i < points; i += 3) outline.lineTo(px(track.x[i]), py(track.y[i]));
+    outline.closePath();
+  }
+  pen.clearRect(0, 0, sheet.clientWidth, sheet.clientHeight);
+  pen.strokeStyle = "#b4ac9f";
+  pen.lineWidth = 2;
+  pen.stroke(outline);
+  for (let n = 0; n < count; n++) {
+    const i = n === count - 1 ? followed : n >= followed ? n + 1 : n, s = states[i];  // the followed one over all others
+    if (s.hidden) continue;
+    pen.fillStyle = race.cars[i].colour;
+    pen.beginPath();
+    pen.arc(px(s.x), py(s.y), (i === followed ? 5 : 3.2) * (w < 100 ? 0.8 : 1), 0, 7);
+    pen.fill();
+    if (i === followed) { pen.strokeStyle = "#fff"; pen.lineWidth = 1.5; pen.stroke(); }
   }
 }

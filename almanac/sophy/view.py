@@ -71,7 +71,7 @@ def of_race(recording: Recording, track: Track, car: CarSpec) -> Seen:
     frames, judged = race.frames(recording, track, car), steward.judge(recording, track, car)
     held = race.scene_of(recording, track, car).countdown
     every = world.FRAMES // RATE
-    told = tuple((each.time + held, each.car, _told(each, recording.names)) for each in judged.events)
+    said = tuple((each.time + held, each.car, told(each, recording.names)) for each in judged.events)
     laps = {place.car: place.lap_times for place in judged.places}
     ends = [tuple(zip((held + np.cumsum(laps[at])).tolist(), laps[at], strict=True)) for at in range(len(laps))]
     return Seen(
@@ -84,12 +84,12 @@ def of_race(recording: Recording, track: Track, car: CarSpec) -> Seen:
         (frames.throttle - frames.brake)[::every],
         frames.travelled[::every],
         frames.offset[::every],
-        told,
+        said,
         tuple(ends),
     )
 
 
-def _told(event: Event, names: tuple[str, ...]) -> str:
+def told(event: Event, names: tuple[str, ...]) -> str:
     """An event in words."""
     other = names[event.other] if event.other >= 0 else ""
     words = {
@@ -135,24 +135,34 @@ def page(seen: Seen, track: Track, car: CarSpec, title: str, optimum: Lap | None
     own = Path(__file__).parent
     held = {
         "__RACE__": json.dumps(scene, allow_nan=False).replace("</", "<\\/"),
-        "__THREE_CORE__": _three("three.core.min.js"),
-        "__THREE_MODULE__": _three("three.module.min.js"),
+        "__THREE_CORE__": three("three.core.min.js").replace("</script", "<\\/script"),
+        "__THREE_MODULE__": three("three.module.min.js").replace("</script", "<\\/script"),
         "__SCENE__": (own / "scene.js").read_text("utf-8"),
     }
     return re.sub("|".join(held), lambda mark: held[mark[0]], (own / "viewer.html").read_text("utf-8"))
 
 
-def _three(name: str) -> str:
+def three(name: str) -> str:
+    """A file of three.js.
+
+    Raises:
+        UserError: it is not installed.
+    """
     folder = Path(sys.prefix) / "node_modules" / "three" / "build"
     try:
-        return (folder / name).read_text("utf-8").replace("</script", "<\\/script")
+        return (folder / name).read_text("utf-8")
     except OSError:
         hint = f"run `make setup`, or `npm install --prefix {sys.prefix} three@0.180`"
         raise UserError("three.js, which draws races, is not installed", hint) from None
 
 
-def _scene(seen: Seen, track: Track, car: CarSpec, title: str, optimum: Lap | None) -> dict[str, Any]:
-    """All that the page draws, as JSON takes it: arrays of float32 in base 64."""
+def scenery(track: Track, car: CarSpec) -> dict[str, Any]:
+    """What stands still, and what cars look like, as `scene.js` draws it: JSON, with arrays of float32 in base 64.
+
+    Args:
+        track: with the land around it.
+        car: all cars.
+    """
     points = road.road(track).points
     named = {
         "left": road.LEFT, "right": road.RIGHT, "kerb_left": road.KERB_LEFT, "kerb_right": road.KERB_RIGHT,
@@ -161,27 +171,30 @@ def _scene(seen: Seen, track: Track, car: CarSpec, title: str, optimum: Lap | No
     }  # fmt: skip
     line = raceline.least_curvature(track, car)
     along = line.step * np.arange(len(line.offset))
-    course = {name: _packed(points[:, column]) for name, column in named.items()}
-    course |= {name: _packed(getattr(track, name)) for name in ("x", "y", "z", "heading", "bank")}
-    course |= {"line": _packed(np.interp(track.s, along, line.offset, period=track.length))}
+    course = {name: packed(points[:, column]) for name, column in named.items()}
+    course |= {name: packed(getattr(track, name)) for name in ("x", "y", "z", "heading", "bank")}
+    course |= {"line": packed(np.interp(track.s, along, line.offset, period=track.length))}
     land, trees = _land(track, points)
+    whole = {"name": track.name, "length": track.length, "step": track.step, **course}
+    return {"track": whole, "land": land, "trees": trees, "shape": _shape(car)}
+
+
+def _scene(seen: Seen, track: Track, car: CarSpec, title: str, optimum: Lap | None) -> dict[str, Any]:
+    """All that a page of what was driven draws."""
     cars = [
-        {"name": name, "colour": _colour(at), "laps": [{"at": end, "time": time} for end, time in laps]}
+        {"name": name, "colour": colour(at), "laps": [{"at": end, "time": time} for end, time in laps]}
         for at, (name, laps) in enumerate(zip(seen.names, seen.laps or [()] * len(seen.names), strict=True))
     ]
     best = None
     if optimum is not None:
         known = {"s": optimum.s, "speed": optimum.vx, "pedal": optimum.pedal, "steering": optimum.steering}
-        best = {"lap_time": optimum.lap_time} | {name: _packed(values) for name, values in known.items()}
+        best = {"lap_time": optimum.lap_time} | {name: packed(values) for name, values in known.items()}
     return {
         "title": title,
         "rate": RATE,
-        "track": {"name": track.name, "length": track.length, "step": track.step, **course},
-        "land": land,
-        "trees": trees,
-        "shape": _shape(car),
+        **scenery(track, car),
         "cars": cars,
-        "frames": _packed(_poses(seen, track)),
+        "frames": packed(_poses(seen, track)),
         "events": [{"time": time, "car": at, "what": what} for time, at, what in seen.events],
         "optimum": best,
     }
@@ -239,18 +252,23 @@ def _land(track: Track, points: np.ndarray) -> tuple[dict[str, Any], list[list[f
         "west": float(low[0]),
         "south": float(low[1]),
         "cell": cell,
-        "heights": _packed(height(grid)),
+        "heights": packed(height(grid)),
     }, trees
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
     """Colours that differ, as far as they go round."""
     hue = (0.02 + number * 0.381966) % 1
     lightness = (0.5, 0.62, 0.4)[number % 3]
     return "#" + "".join(f"{round(255 * each):02x}" for each in colorsys.hls_to_rgb(hue, lightness, 0.68))
 
 
-def _packed(values: Sequence[float] | np.ndarray) -> str:
+def packed(values: Sequence[float] | np.ndarray) -> str:
+    """Numbers as float32 in base 64.
+
+    Raises:
+        UserError: some are not finite.
+    """
     numbers = np.ascontiguousarray(values, "<f4")
     if not np.isfinite(numbers).all():
         raise UserError("what is to be drawn holds numbers that are not finite", "look at what wrote it")

@@ -62,7 +62,10 @@ def create_app(services: Services | None = None, systems: tuple[System, ...] = S
 
     for system in systems:
         try:
-            page = _page(system).build(services or Services())
+            module = _page(system)
+            page = module.build(services or Services())
+            if hasattr(module, "router"):  # what the page needs of the server beside Gradio's
+                app.include_router(module.router(), prefix=pages.path(system).rstrip("/"))
         except Exception as error:
             _LOG.warning(
                 "the page of %s could not be built: %s", system.title, error, exc_info=not isinstance(error, UserError)

@@ -63,9 +63,9 @@ def _address(server: subprocess.Popen, log) -> str:
     raise AssertionError(f"Studio did not start:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A running browser."""
+    """A running browser, for a module: while it runs, its thread has an event loop, and a test that runs one of its own fails there."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: run `make setup`, which installs it")
     from playwright.sync_api import sync_playwright

@@ -30,6 +30,7 @@ def sophy(page):
     page.set_default_timeout(ENOUGH)
     page.get_by_role("main").get_by_role("link", name="Sophy").click()
     page.get_by_role("heading", level=1, name="Sophy").wait_for()
+    page.get_by_role("tab", name="Race").click()
     page.get_by_role("button", name="Race", exact=True).wait_for()
     return page
 

@@ -1,0 +1,528 @@
+"""Races that are driven in the browser: the page, what it draws, the board, and a WebSocket for each person, up which presses go as bytes
+and wishes as JSON. Who floods it is dropped, who stalls sees fewer pictures, and the race goes on for the others; racing is `live`'s."""
+
+import asyncio
+import atexit
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, WebSocket
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.websockets import WebSocketDisconnect
+
+from almanac.runtime import hub
+from almanac.runtime.errors import UserError
+from almanac.sophy import heat, lap, opponents, race, steady, view
+from almanac.sophy.board import LONGEST_NAME, Board, default_path, tidy
+from almanac.sophy.heat import LapDone
+from almanac.sophy.lap import Lap
+from almanac.sophy.live import Seat, Session
+from almanac.sophy.sim import car as car_files
+from almanac.sophy.sim import road, track
+from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.track import Track
+
+_CAREFUL = 0.85
+"""The part of the grip whose speeds the page is told for each place."""
+_CODE = "BCDFGHJKLMNPQRSTVWXZ23456789"
+"""Of rooms: no two that look alike, and no words."""
+_SPACING = 1 / 20
+"""s between points of a ghost."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes."""
+
+    rooms: int = 6
+    """Races at once."""
+    packets: float = 150.0
+    """A second that are heard of one person; the page sends sixty."""
+    burst: float = 100.0
+    """How many more at once."""
+    flood: int = 2000
+    """Packets too many after which a connection is closed."""
+    strikes: int = 20
+    """Packets that are none of ours, likewise."""
+    hello: float = 10.0
+    """s for the first message."""
+    stalled: float = 15.0
+    """s in which nothing could be sent, likewise."""
+    waiting: int = 500
+    """Messages that may wait for a slow connection, likewise."""
+    message: int = 4096
+    """Characters of a message."""
+
+
+def policies() -> dict[str, Path]:
+    """Sophy's that can be raced, by name: those that ship, and of the run in $ALMANAC_SOPHY_RUN the best and all earlier ones."""
+    found = {name: hub.WEIGHTS / f"{name}.safetensors" for name in hub.shipped_weights("sophy")}
+    run = os.environ.get("ALMANAC_SOPHY_RUN")
+    if run:
+        folder = Path(run)
+        files = [folder / "model.safetensors", *sorted((folder / "policies").glob("*.safetensors"))]
+        found |= {f"{folder.name}/{each.stem}": each for each in files if each.is_file()}
+    return found
+
+
+def router(limits: Limits = Limits(), board: Board | None = None) -> APIRouter:
+    """The races, to be included in an application.
+
+    Args:
+        limits: what it takes.
+        board: where laps are kept; None: on this machine's.
+    """
+    api = APIRouter()
+    rooms = _Rooms(limits, board)
+    own = Path(__file__).parent
+
+    @api.get("/live", response_class=HTMLResponse)
+    def page() -> Response:
+        return Response((own / "live.html").read_text("utf-8"), media_type="text/html")
+
+    @api.get("/live/live.js")
+    def script() -> Response:
+        drawn = (own / "live.js").read_text("utf-8").replace("__SCENE__", (own / "scene.js").read_text("utf-8"))
+        return Response(drawn, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    @api.get("/live/three.{kind}.min.js")
+    def three(kind: str) -> Response:
+        if kind not in ("core", "module"):
+            return JSONResponse({"detail": "not found"}, 404)
+        try:
+            text = view.three(f"three.{kind}.min.js")
+        except UserError as error:
+            return _refused(error)
+        return Response(text, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+
+    @api.get("/live/choices")
+    def choices() -> dict[str, Any]:
+        return {
+            "tracks": track.names(), "cars": heat.car_names(), "policies": list(policies()), "most": race.MOST,
+            "laps": heat.MOST_LAPS, "least_skill": opponents.LEAST, "longest_name": LONGEST_NAME,
+        }  # fmt: skip
+
+    @api.get("/live/scenery")
+    def scenery(track: str, car: str) -> Response:
+        try:
+            return Response(_scenery(*_names(track, car)), media_type="application/json")
+        except UserError as error:
+            return _refused(error)
+
+    @api.get("/live/board")
+    def laps(track: str, car: str) -> Response:
+        try:
+            return JSONResponse(rooms.laps(*_known(*_names(track, car))))
+        except UserError as error:
+            return _refused(error)
+
+    @api.websocket("/live/ws")
+    async def drive(socket: WebSocket) -> None:
+        await _attend(socket, rooms)
+
+    return api
+
+
+def _refused(error: UserError) -> JSONResponse:
+    return JSONResponse({"what": error.what, "hint": error.hint}, 400)
+
+
+def _names(course: str, car: str) -> tuple[str, str]:
+    """Of a track and a car that are at hand: no files are read whose names come from elsewhere.
+
+    Raises:
+        UserError: they are none.
+    """
+    plan = heat.plan_of({"track": course, "car": car}, {})
+    return plan.track, plan.car
+
+
+@lru_cache(8)
+def _known(course: str, car: str) -> tuple[Track, CarSpec]:
+    return track.find(course), car_files.load(car)
+
+
+@lru_cache(8)
+def _scenery(course: str, car: str) -> str:
+    """All that the page draws and drives by, as JSON."""
+    where, spec = _known(course, car)
+    whole = view.scenery(where, spec)
+    speeds = steady.speeds(spec, where.curvature, where.step, _CAREFUL)
+    whole["track"] |= {"limit": view.packed(speeds)}
+    whole["cars"] = [{"name": "", "colour": view.colour(at)} for at in range(race.MOST)]
+    whole["cars"].append({"name": "", "colour": "#f4f1e4"})  # a ghost
+    tyre = spec.tyre_front
+    whole["car"] = {
+        "name": spec.name, "steering": spec.steering, "base": spec.front + spec.rear,
+        "grip": 9.81 * tyre.mu_y_1, "slip": tyre.angle_1, "gears": len(spec.gears.ratios) if spec.gears else 0,
+    }  # fmt: skip
+    return json.dumps(whole, allow_nan=False)
+
+
+class _Rooms:
+    """Races under way, and what they share: the board, and laps to race against.
+
+    Args:
+        limits: what it takes.
+        board: where laps are kept; None: on this machine's, once it is needed.
+    """
+
+    def __init__(self, limits: Limits, board: Board | None):
+        self.limits = limits
+        self.sessions: dict[str, Session] = {}
+        self._board = board
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "board")
+
+    @property
+    def board(self) -> Board:
+        """Where laps are kept."""
+        if self._board is None:
+            self._board = Board(default_path())
+        return self._board
+
+    def enter(self, hello: Any, sink: "_Wire") -> tuple[Session, Seat]:
+        """Begin a race, or join one.
+
+        Args:
+            hello: `name`, `token`, and either `room` or `plan`.
+            sink: the connection.
+
+        Raises:
+            UserError: there is no such race, it can't be, or there are too many.
+        """
+        if not isinstance(hello, dict) or hello.get("type") != "hello":
+            raise UserError("the first message is no hello", "reload the page")
+        name, token = tidy(hello.get("name")), str(hello.get("token") or "")
+        if code := hello.get("room"):
+            code = str(code).strip().upper()[:8]
+            session = self.sessions.get(code)
+            if session is None:
+                raise UserError(f"there is no race {code}", "it may have ended: begin another one")
+        else:
+            known = policies()
+            session = self._open(heat.plan_of(hello.get("plan"), known), known)
+        seat = session.join(name, sink, token)
+        about = asdict(session.plan) | {"rivals": len(session.plan.rivals)}
+        sink.tell({"type": "welcome", "room": session.code, "token": seat.token, "name": name, "plan": about})
+        return session, seat
+
+    def _open(self, plan: heat.Plan, known: dict[str, Path]) -> Session:
+        with self._lock:
+            if len(self.sessions) >= self.limits.rooms:
+                what = f"{len(self.sessions)} races are under way, as many as this machine drives"
+                raise UserError(what, "join one of them by its code, or try again in a minute")
+            code = ""
+            while not code or code in self.sessions:
+                code = "".join(secrets.choice(_CODE) for _ in range(4))
+            session = Session(plan, known, code, self._keep, self._ended)
+            self.sessions[code] = session
+        session.start()
+        return session
+
+    def _ended(self, session: Session) -> None:
+        with self._lock:
+            self.sessions.pop(session.code, None)
+
+    def _keep(self, session: Session, done: LapDone) -> None:
+        """A lap is over; what the disk does about it, the race does not wait for."""
+        if not done.spoilt:
+            self._writer.submit(self._write, session, done)
+
+    def _write(self, session: Session, done: LapDone) -> None:
+        try:
+            where, car = _known(session.plan.track, session.plan.car)
+            place = self.board.add(*_digests(where, car), done.name, done.time, done.aided, done.trace)
+            told = {"type": "board", "laps": self.laps(where, car)}
+            session.tell(told | {"who": done.who, "place": place, "time": done.time})
+            if place == 1:
+                session.tell(self.best_ghost(where, car))
+        except UserError as error:
+            session.tell({"type": "note", "what": f"{error.what}; {error.hint}"})
+        except Exception:
+            _LOG.exception("a lap could not be kept")
+
+    def laps(self, where: Track, car: CarSpec) -> list[dict[str, Any]]:
+        """The board of a track and a car, as JSON takes it."""
+        found = self.board.best(*_digests(where, car))
+        return [{"place": place, **asdict(each)} for place, each in enumerate(found, 1)]
+
+    def best_ghost(self, where: Track, car: CarSpec) -> dict[str, Any]:
+        """The board's best lap, to race against."""
+        found = self.board.ghost(*_digests(where, car))
+        if found is None:
+            return {"type": "ghost", "of": "board", "trace": ""}
+        entry, trace = found
+        message = {"type": "ghost", "of": "board", "name": entry.name, "time": entry.seconds}
+        return message | {"trace": view.packed(trace)}
+
+    def tell_ghosts(self, session: Session, tell: Callable[[dict[str, Any]], None]) -> None:
+        """Tell somebody who comes of the board and the laps to race against; the optimal one is sought, which takes minutes the first
+        time."""
+        try:
+            where, car = _known(session.plan.track, session.plan.car)
+            tell({"type": "board", "laps": self.laps(where, car)})
+            tell(self.best_ghost(where, car))
+        except UserError as error:
+            tell({"type": "note", "what": f"{error.what}; {error.hint}"})
+            return
+        try:
+            found = _optimum(session.plan.track, session.plan.car)
+            name = {"type": "ghost", "of": "optimum", "name": "optimal lap", "time": found.lap_time}
+            tell(name | {"trace": view.packed(_trace(found, where))})
+        except UserError as error:
+            tell({"type": "note", "what": f"there is no optimal lap to race against: {error.what}"})
+
+
+def _digests(where: Track, car: CarSpec) -> tuple[str, str]:
+    return race.digest(where)[:16], race.digest(car)[:16]
+
+
+def _trace(found: Lap, where: Track) -> np.ndarray:
+    """A lap's points as a ghost has them: time, east, north, heading, and how far along."""
+    times = np.append(np.arange(0, found.lap_time, _SPACING), found.lap_time)
+
+    def at(values: np.ndarray, last: float) -> np.ndarray:
+        return np.interp(times, np.append(found.time, found.lap_time), np.append(values, last))
+
+    s, offset = at(found.s, found.s[0] + where.length), at(found.offset, found.offset[0])
+    x, y, heading = road.places(where, s, offset)
+    return np.stack((times, x, y, heading + at(found.angle, found.angle[0]), s), 1).astype(np.float32)
+
+
+_searching = threading.Lock()
+_SEARCH = """
+import os, sys
+from pathlib import Path
+os.nice(10)
+from almanac.sophy import lap, optimal
+from almanac.sophy.sim import car, track
+lap.write(optimal.remembered(car.load(sys.argv[2]), track.find(sys.argv[1])), Path(sys.argv[3]))
+"""
+
+
+@lru_cache(16)
+def _optimum(course: str, car: str) -> Lap:
+    """The optimal lap. It is sought by a process of its own, which leaves the races their time and ends with this one.
+
+    Raises:
+        UserError: it was not found.
+    """
+    with _searching, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lap.csv"
+        command = [sys.executable, "-c", _SEARCH, course, car, str(path)]
+        search = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        atexit.register(search.kill)
+        try:
+            _, said = search.communicate()
+        finally:
+            search.kill()
+            atexit.unregister(search.kill)
+        if search.returncode:
+            _LOG.warning("no optimal lap of %s on %s: %s", car, course, said[-2000:])
+            raise UserError("the search for it failed", "the server's log says why")
+        return lap.read(path)
+
+
+class _Wire:
+    """A connection, as a session sees it: what it is given is sent by the event loop, in its time.
+
+    Args:
+        socket: the connection.
+        limits: how much may wait.
+    """
+
+    def __init__(self, socket: WebSocket, limits: Limits):
+        self.socket, self.limits = socket, limits
+        self.is_closed, self.why = False, ""
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._is_woken = False
+        self._snapshots: deque[bytes] = deque(maxlen=3)
+        self._messages: deque[str] = deque()
+
+    def offer(self, snapshot: bytes) -> None:
+        """The newest snapshot; what waits for long is forgotten."""
+        self._snapshots.append(snapshot)
+        self._stir()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """A message that must arrive."""
+        if len(self._messages) >= self.limits.waiting:
+            self.close("the connection is too slow")
+        if not self.is_closed:
+            self._messages.append(json.dumps(message))
+            self._stir()
+
+    def close(self, why: str) -> None:
+        """No more is sent but the reason."""
+        if not self.is_closed:
+            self.why, self.is_closed = why, True
+            self._stir()
+
+    def _stir(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the server has ended
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def send_all(self) -> None:
+        """Send what there is, until it is closed or nothing gets through."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._is_woken = False
+            async with asyncio.timeout(self.limits.stalled):
+                while self._messages:
+                    await self.socket.send_text(self._messages.popleft())
+                while self._snapshots and not self.is_closed:
+                    await self.socket.send_bytes(self._snapshots.popleft())
+            if self.is_closed and not self._messages:
+                return
+
+
+class _Meter:
+    """How many packets of one person are heard.
+
+    Args:
+        limits: what it takes.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits, self.tokens, self.at = limits, limits.burst, time.monotonic()
+        self.excess, self.strikes = 0, 0
+
+    def is_heard(self) -> bool:
+        """Whether this one is.
+
+        Raises:
+            UserError: there were far too many.
+        """
+        now = time.monotonic()
+        self.tokens = min(self.tokens + (now - self.at) * self.limits.packets, self.limits.burst)
+        self.at = now
+        if self.tokens >= 1:
+            self.tokens -= 1
+            return True
+        self.excess += 1
+        if self.excess > self.limits.flood:
+            raise UserError("the connection sent far too many packets", "reload the page")
+        return False
+
+    def strike(self, error: UserError) -> None:
+        """A packet was none of ours.
+
+        Raises:
+            UserError: it was not the first one.
+        """
+        self.strikes += 1
+        if self.strikes >= self.limits.strikes:
+            raise error
+
+
+async def _attend(socket: WebSocket, rooms: _Rooms) -> None:
+    """Serve one person until the connection ends."""
+    await socket.accept()
+    wire = _Wire(socket, rooms.limits)
+    try:
+        async with asyncio.timeout(rooms.limits.hello):
+            hello = _message(await socket.receive_text(), rooms.limits)
+        session, seat = await asyncio.to_thread(rooms.enter, hello, wire)
+    except (UserError, TimeoutError, KeyError, WebSocketDisconnect, RuntimeError) as error:
+        await _end_with(socket, error)
+        return
+    sending = asyncio.create_task(wire.send_all())
+    hearing = asyncio.create_task(_hear(socket, session, seat, rooms.limits))
+    threading.Thread(target=rooms.tell_ghosts, args=(session, wire.tell), daemon=True).start()
+    try:
+        done, _ = await asyncio.wait((sending, hearing), return_when=asyncio.FIRST_COMPLETED)
+        errors = [WebSocketDisconnect() if each.cancelled() else each.exception() for each in done]
+        error = next(filter(None, errors), UserError(wire.why, "reload the page"))
+        sending.cancel()
+        await asyncio.wait((sending,), timeout=1)  # why it ends is the last that is said
+        with suppress(Exception):
+            await _end_with(socket, error)
+    finally:
+        session.lose(seat, wire)
+        wire.is_closed = True
+        for each in (sending, hearing):
+            each.cancel()
+            each.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+
+async def _hear(socket: WebSocket, session: Session, seat: Seat, limits: Limits) -> None:
+    """What one person sends.
+
+    Raises:
+        UserError: too much of it, or too much that is none of ours.
+        WebSocketDisconnect: the connection has ended.
+    """
+    meter = _Meter(limits)
+    while True:
+        packet = await socket.receive()
+        if packet["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(packet.get("code", 1000))
+        if not meter.is_heard():
+            continue
+        try:
+            if packet.get("bytes") is not None:
+                session.press(seat, packet["bytes"])
+                continue
+            said = _message(packet.get("text") or "", limits)
+            what = str(said.get("type"))
+            if what == "leave":
+                session.leave(seat)
+                raise WebSocketDisconnect
+            session.ask(seat, what, tidy(said.get("name")))
+        except UserError as error:
+            meter.strike(error)
+
+
+def _message(text: str, limits: Limits) -> dict[str, Any]:
+    """A message that is JSON.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        said = json.loads(text) if len(text) <= limits.message else None
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise UserError("a message is no JSON object, or too long", "reload the page")
+    return said
+
+
+async def _end_with(socket: WebSocket, error: BaseException) -> None:
+    """Say why, and close."""
+    if isinstance(error, WebSocketDisconnect):
+        return
+    if isinstance(error, TimeoutError):
+        error = UserError("the connection stalled", "reload the page")
+    if isinstance(error, KeyError):  # bytes where text should be
+        error = UserError("the first message is no hello", "reload the page")
+    if not isinstance(error, UserError):
+        _LOG.error("a connection failed", exc_info=error)
+        error = UserError("something went wrong here", "it is our defect; reload the page")
+    with suppress(Exception):
+        async with asyncio.timeout(2):
+            if error.what:
+                await socket.send_text(json.dumps({"type": "error", "what": error.what, "hint": error.hint}))
+            await socket.close(1008, error.what[:100])
