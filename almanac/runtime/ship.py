@@ -1,7 +1,7 @@
-"""Shipping weights: `python -m almanac.runtime.ship RUN[,RUN…] SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits, and
-notes in `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights' own header has them
-beside a vocabulary. Of several runs that went on from each other it stores the mean, which often errs less than each (Wortsman et al.
-2022)."""
+"""Shipping weights: `python -m almanac.runtime.ship RUN[,RUN…] SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits where
+they are large, and notes in `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights'
+own header has them beside a vocabulary. Of several runs that went on from each other it stores the mean, which often errs less than each
+(Wortsman et al. 2022)."""
 
 import json
 import sys
@@ -16,10 +16,12 @@ from almanac.runtime.errors import UserError
 
 LIMIT = 25 * 2**20
 """All weights of a system together, bytes."""
+_LARGE = 2**20
+"""Bytes from which weights are stored in eight bits."""
 
 
 def ship(runs: Sequence[Path], name: str, command: str) -> Path:
-    """Store runs' weights as `weights/NAME.safetensors`, in eight bits, and note them in the manifest.
+    """Store runs' weights as `weights/NAME.safetensors`, in eight bits where they are large, and note them in the manifest.
 
     Args:
         runs: folder of the run; of several, the mean of their weights, and the facts of the last.
@@ -35,7 +37,9 @@ def ship(runs: Sequence[Path], name: str, command: str) -> Path:
     facts = loaded[-1][1]
     if len(runs) > 1:
         facts["mean_of"] = [each.get("steps") for _, each in loaded]
-    small = checkpoint.in_eight_bits(_mean([tensors for tensors, _ in loaded]))
+    small = _mean([tensors for tensors, _ in loaded])
+    if sum(tensor.nbytes for tensor in small.values()) > _LARGE:
+        small = checkpoint.in_eight_bits(small)
     target = hub.WEIGHTS / f"{name}.safetensors"
     others = sum(path.stat().st_size for path in target.parent.glob("*.safetensors") if path != target)
     if others + sum(tensor.nbytes for tensor in small.values()) > LIMIT:

@@ -165,8 +165,8 @@ def train(
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
         preset: size of machine: cpu (two cores, under an hour), gpu (one large GPU, under 25 minutes), paper (the published sizes).
         out: the run's folder; default: runs/sophy-TRACK-CAR.
-        scenarios: what is practised, each as NAME or NAME=SHARE: time_trial, mistakes, 1v1, 1v2, 1v3, 1v7, grid, rolling, slipstream;
-            default: the preset's.
+        scenarios: what is practised, each as NAME or NAME=SHARE: time_trial, shown (built-in drivers drive, to be followed at first),
+            mistakes, 1v1, 1v2, 1v3, 1v7, grid, rolling, slipstream; default: the preset's.
         updates: of the networks, instead of the preset's.
         batch_size: transitions of an update, instead of the preset's.
         actors: processes that drive, instead of the preset's.
@@ -213,6 +213,7 @@ def drive(
     laps: int = 3,
     rolling: float = 30.0,
     out: Path | None = None,
+    picture: Path | None = None,
     json: bool = False,
 ) -> None:
     """Let Sophy drive alone, write a recording, and say its lap times. `almanac sophy replay` shows it.
@@ -224,10 +225,11 @@ def drive(
         laps: to be driven.
         rolling: m/s at which it comes to the line; 0: it starts from where it stands.
         out: an .npz for the recording; default: out/sophy/TRACK-CAR-sophy.npz.
+        picture: a .png of its last lap beside the fastest possible one: speed, pedals, wheel, line, time lost.
         json: print one JSON object.
     """
+    from almanac.sophy import draw, optimal, steward
     from almanac.sophy import race as races
-    from almanac.sophy import steward
 
     _check_laps(laps)
     trained, course, spec = _sophy(driver, track, car)
@@ -235,6 +237,8 @@ def drive(
     place = steward.judge(recording, course, spec).places[0]
     path = out or OUT / f"{course.name}-{Path(car).stem}-sophy.npz"
     recording.write(path)
+    if picture is not None:
+        draw.telemetry(races.frames(recording, course, spec), course, optimal.remembered(spec, course), picture)
     rows = [
         {"lap": number, "time_s": round(time, 3), "sectors_s": [round(each, 3) for each in sectors]}
         for number, (time, sectors) in enumerate(zip(place.lap_times, place.sectors, strict=True), 1)

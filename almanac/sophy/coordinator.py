@@ -198,6 +198,8 @@ class Coordinator:
             for name in ["learner", "examiner", *self.resting, *(f"shard {n}" for n in range(self.sizes.shards))]:
                 self._hire(name)
             self._publish(examine=False)
+            if self.lockstep:  # who drives next has it
+                self._take(None)
             while self.updates < self.sizes.updates and not stopped:
                 self._save_if_due()
                 self._ask_actors()
@@ -411,6 +413,7 @@ class Coordinator:
         updates = trainee["learner"]["updates"]
         kept = {name: getattr(self, name) for name in _KEPT}
         state = {**kept, "updates": updates, "mistakes": torch.from_numpy(self.mistakes.copy()), "trainee": trainee}
+        state |= {"earlier": [tuple(_told(each)) for each in self.earlier], "rng": self.rng.getstate()}
         state |= {"seed": self.plan.seed, **drive.facts_of(self.plan.track, self.plan.car), "lockstep": self.lockstep}
         if self.lockstep:
             actors = {
@@ -436,6 +439,8 @@ class Coordinator:
         self.updates = saved["updates"]
         self.driven = {name: float(saved["driven"].get(name, 0.0)) for name in self.plan.scenarios}
         self.mistakes = saved["mistakes"].numpy()
+        self.earlier.extend(Published(*each) for each in saved["earlier"])
+        self.rng.setstate(saved["rng"])
         if self.lockstep:
             self.limiter.inserted, self.limiter.drawn = saved["inserted"], saved["drawn"]
             self.filled = set(saved["filled"])
@@ -458,7 +463,7 @@ class Coordinator:
     def _about(self, found: dict[str, Any]) -> dict[str, Any]:
         return {
             **drive.facts_of(self.plan.track, self.plan.car), "seed": self.plan.seed, "machine": device.machine(),
-            "seconds": round(self.seconds), "transitions": self.transitions, "examined": found, **found,
+            "seconds": round(self.seconds), "transitions": self.transitions, "steps": found.get("updates", 0), "examined": found, **found,
         }  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:
@@ -514,6 +519,11 @@ def _merit(found: dict[str, Any]) -> tuple[float, float]:
     if found["clean_laps"] >= _CLEAN * found["laps"]:
         return float(found["laps"]), -found["mean_s"]
     return float(found["clean_laps"]), -(found["mean_s"] or 0.0)
+
+
+def _told(policy: Any) -> Published:
+    """A policy, whether it is an answer that holds it or was read."""
+    return policy if isinstance(policy, Published) else policy.value()
 
 
 def _look(answer: Answer) -> None:

@@ -8,8 +8,10 @@ from jaxtyping import Float
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from almanac.runtime.errors import UserError
 from almanac.sophy.lap import Lap
-from almanac.sophy.sim import road
+from almanac.sophy.race import Frames
+from almanac.sophy.sim import road, world
 from almanac.sophy.sim.track import Track
 
 _ASPHALT, _INK = "#d9d5cc", "#b5402c"
@@ -70,6 +72,54 @@ def gaps(names: Sequence[str], travelled: Float[np.ndarray, "frames cars"], rate
     axes.set_ylabel("s behind the first")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def telemetry(driven: Frames, track: Track, optimum: Lap, path: Path) -> Path:
+    """Draw the last whole lap of a race's first car beside the fastest possible one: speed, pedals, wheel, line, and time lost.
+
+    Args:
+        driven: the race.
+        track: the track.
+        optimum: the lap beside which it is drawn.
+        path: a .png.
+
+    Raises:
+        UserError: no lap was driven from line to line.
+    """
+    travelled = np.maximum.accumulate(driven.travelled[:, 0])
+    last = int(travelled[-1] // track.length) - 1
+    if last < 0:
+        raise UserError(f"the car came {travelled[-1]:.0f} m far, and a lap is {track.length:.0f} m", "drive more laps")
+    at = np.arange(0.0, track.length, 2.0)
+    frame = np.interp(last * track.length + at, travelled + 1e-9 * np.arange(len(travelled)), np.arange(len(travelled)))
+
+    def along(values: np.ndarray) -> np.ndarray:
+        return np.interp(frame, np.arange(len(travelled)), values[:, 0])
+
+    def best(values: np.ndarray) -> np.ndarray:
+        return np.interp(at, optimum.s, values, period=track.length)
+
+    around = np.append(optimum.s, optimum.s[0] + track.length), np.append(optimum.time, optimum.lap_time)
+    lost = (frame - frame[0]) / world.FRAMES - (np.interp(at, *around) - np.interp(0.0, *around))
+    rows = [
+        ("km/h", 3.6 * along(driven.speed), 3.6 * best(optimum.vx)),
+        ("pedal", along(driven.throttle - driven.brake), best(optimum.pedal)),
+        ("wheel, rad", along(driven.steering), best(optimum.steering)),
+        ("m to the left", along(driven.offset), best(optimum.offset)),
+        ("s lost", lost, None),
+    ]
+    figure = Figure(figsize=(10, 9), layout="constrained")
+    for axes, (name, ours, theirs) in zip(figure.subplots(len(rows), sharex=True), rows, strict=True):
+        if theirs is not None:
+            axes.plot(at / 1000, theirs, color="#8a867d", lw=1.4, label=f"optimum, {optimum.lap_time:.2f} s")
+        axes.plot(at / 1000, ours, color=_INK, lw=1.4, label=f"Sophy, {(frame[-1] - frame[0]) / world.FRAMES:.2f} s")
+        axes.set_ylabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    figure.axes[-1].set_xlabel(f"km along {track.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path

@@ -77,7 +77,8 @@ def test_the_course_is_where_it_will_be_driven(oval):
     x, y, yaw = (float(made_env.cars.state[row, 0]) for row in (step.X, step.Y, step.YAW))
     dx, dy = places[0] - x, places[1] - y
     known = np.stack((dx * math.cos(yaw) + dy * math.sin(yaw), dy * math.cos(yaw) - dx * math.sin(yaw)), 1)
-    found = seen[0, 30:].reshape(6, 3)[:, :2] * (150, 100)
+    later = 0.5 * np.arange(1, 7)[:, None]
+    found = seen[0, 30:].reshape(6, 3)[:, :2] * ((10, 4) + later * (45, 12))
     assert np.allclose(found, known, atol=0.05)
 
 

@@ -169,6 +169,22 @@ def test_a_learned_alpha_brings_the_entropy_to_its_aim():
     assert found["entropy"].item() == pytest.approx(-2.0, abs=0.3)
 
 
+def test_what_is_shown_is_followed_as_far_as_it_is_trusted():
+    """Worth says that the action should be 0, and what is shown is 0.8."""
+    networks = Networks(observed=1, actions=1, width=32, depth=1, quantiles=8)
+    found = []
+    for trust in (0.0, 1.0, 50.0):
+        learner = Learner(networks, Config(alpha=0.01, critic_rate=3e-3, policy_rate=1e-3), CPU)
+        learner.set_pace(1.0, trust)
+        ones = torch.ones(64, 1)
+        shown = Batch(ones, 0.8 * ones, ones[:, 0], ones[:, 0], ones)
+        for _ in range(600):
+            action = 2 * torch.rand(64, 1, generator=learner.generator) - 1
+            learner.update(Batch(ones, action, 2 - 2 * action.square()[:, 0], torch.zeros(64), ones), shown)
+        found.append(learner.policy.best(ones[:1]).item())
+    assert abs(found[0]) < 0.1 and 0.2 < found[1] < 0.6 and 0.7 < found[2] < 0.85
+
+
 def test_log_density_is_right_where_tanh_is_flat():
     policy = Policy(SMALL)
     with torch.no_grad():

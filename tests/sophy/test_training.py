@@ -1,5 +1,6 @@
 """Trainings: in lock-step the same each time, and going on to the same; in processes, those who are killed are replaced."""
 
+import copy
 import json
 import os
 import signal
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from almanac.runtime import checkpoint, workers
 from almanac.runtime.errors import Interrupted, UserError
-from almanac.sophy import drive, env, scenarios
+from almanac.sophy import drive, env, hands, scenarios
 from almanac.sophy.coordinator import Coordinator, Limiter
 from almanac.sophy.rollout import Actor, Order, Published
 from almanac.sophy.sim import car as cars
-from almanac.sophy.sim import step
+from almanac.sophy.sim import step, world
 from almanac.sophy.sim import track as tracks
 from almanac.sophy.sim.track import Track
 from almanac.sophy.train import PRESETS, train, with_overrides
@@ -48,7 +51,7 @@ def assert_same_policies(one: Path, other: Path) -> None:
         assert all(torch.equal(a[key], b[key]) for key in a), name
 
 
-STEADY = with_overrides(training.preset(), scenarios=("time_trial", "mistakes"))
+STEADY = with_overrides(training.preset(), scenarios=("time_trial", "mistakes", "1v1", "shown"))
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +212,43 @@ def test_an_actor_drives_every_scenario_and_its_transitions_are_the_agents_alone
         assert actor.fields[name].races.each == scenario.cars
 
 
+def test_what_is_shown_is_what_built_in_drivers_do(course: Track):
+    plan = training.plan(course, "time_trial", "shown", each=4)
+    actor = Actor(plan, 0)
+    field = actor.fields["shown"]
+    races = copy.deepcopy(field.races)
+    steady = np.array([0, 2])  # the others have an unsteady hand
+    policy = Published(0, actor.policy.state_dict())
+    for _ in range(30):
+        experience = actor.drive(Order("shown", 1, NONE), policy, None)
+        assert field.shown is not None
+        races.step(field.shown.drivers.act(races.cars, np.arange(4)))
+        for row in (step.X, step.Y, step.STEER):
+            np.testing.assert_allclose(races.cars.state[row, steady], field.races.cars.state[row, steady], atol=2e-3)
+    (batch,) = experience.batches
+    assert experience.transitions == 4 and (batch.actions.abs() <= 1).all()
+
+
+@given(angle=st.floats(-0.45, 0.45), wish=st.floats(-1, 1), pedal=st.floats(-1, 1))
+def test_hands_turn_the_wheel_as_far_as_they_can_and_what_they_did_is_known(angle: float, wish: float, pedal: float):
+    them = world.cars(1, 1)
+    them.state[step.STEER] = angle
+    number = np.zeros(1, int)
+    wished = np.array([[wish, pedal]], np.float32)
+    did = hands.actions(wished, them, number, CAR)
+    assert (abs(did) <= 1).all() and did[0, 1] == wished[0, 1]
+    got = hands.wishes(did, them, number, CAR)[0, 0] * CAR.steering
+    most = CAR.steering_rate / env.RATE
+    assert got == pytest.approx(np.clip(wish * CAR.steering, angle - most, angle + most), abs=1e-4)
+
+
+def test_a_car_that_is_lost_ends_its_episode_and_one_that_drives_does_not(course: Track):
+    races = env.make(course, CAR, 2, rules=env.Rules(lost=0.5))
+    races.reset(options={"s": 20.0, "offset": [0.0, course.left.max() + 6.0], "speed": 20.0})
+    ends = np.array([races.step(np.zeros((2, 2), np.float32))[2] for _ in range(6)])
+    assert ends[4, 1] and not ends[:4].any() and not ends[:, 0].any()
+
+
 def test_mistakes_are_states_before_control_was_lost_and_are_begun_from(course: Track):
     plan = training.plan(course, "time_trial", "mistakes", each=48)
     actor = Actor(plan, 0)
@@ -259,9 +299,11 @@ def test_a_policy_drives_as_it_did_and_says_what_it_is_for(course: Track, tmp_pa
     driver = drive.Sophy(trained, course, CAR)
     races = env.make(course, CAR, 3, sight=trained.sight)
     seen, _ = races.reset(seed=0)
+    numbers = np.array([0, 2])
     with torch.no_grad():
-        mean, _ = trained.policy(torch.from_numpy(seen[[0, 2]]))
-    np.testing.assert_allclose(driver.act(races.cars, np.array([0, 2])), mean.tanh().numpy(), atol=1e-6)
+        mean, _ = trained.policy(torch.from_numpy(seen[numbers]))
+    expected = hands.wishes(mean.tanh().numpy(), races.cars, numbers, CAR)
+    np.testing.assert_allclose(driver.act(races.cars, numbers), expected, atol=1e-6)
     one, other = (drive.laps(driver, course, CAR, 2, 2).times for _ in range(2))
     np.testing.assert_array_equal(one, other)
 

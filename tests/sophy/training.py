@@ -15,7 +15,7 @@ from almanac.sophy.train import Preset
 
 SIGHT = Sight(points=4, lines=(1.0, -1.0), ahead=1, behind=1)
 SIZES = Sizes(
-    60, 32, 4_000, cars=4, decisions=20, per_insert=(1.0, 32.0), publish=20, examine=20, chunk=10, begin=200, decay=0.0, laps=1
+    60, 32, 4_000, cars=4, decisions=20, per_insert=(1.0, 32.0), publish=20, examine=20, chunk=10, begin=200, decay=0.0, trust=0.0, laps=1
 )  # fmt: skip
 PRESET = Preset(SIZES, Config(0.01, 1e-3, 1e-3), SIGHT, 16, 1, quantiles=4, steps=3, rules=Rules(seconds=5.0))
 
