@@ -161,9 +161,10 @@ def _our_training(track: str, car: str, seconds: float) -> tuple[float, float]:
 
     preset = recipe.PRESETS["cpu"]
     updates = max(500, round(30 * seconds))
-    sizes = replace(preset.sizes, updates=updates, publish=100, examine=10 * updates)
+    sizes = replace(preset.sizes, updates=updates, examine=10 * updates)
+    alone = replace(preset, sizes=sizes, scenarios=("time_trial",))
     with TemporaryDirectory() as folder:
-        recipe.train(tracks.find(track), cars.load(car), Path(folder), replace(preset, sizes=sizes), device_name="cpu")
+        recipe.train(tracks.find(track), cars.load(car), Path(folder), alone, device_name="cpu")
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     settled = [each for each in lines if "updates_per_s" in each][1:]
     return tuple(statistics.median(each[name] for each in settled) for name in ("transitions_per_s", "updates_per_s"))

@@ -6,12 +6,11 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from almanac.runtime.errors import UserError
+from almanac.runtime import database
 
 Split = Literal["train", "valid", "test"]
 
@@ -69,13 +68,7 @@ class FeedbackStore:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connected() as database:
-                database.execute("pragma journal_mode = wal")
-                database.execute(_TABLE)
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path} can't keep feedback ({error})", "give another file") from None
+        database.create(path, _TABLE, "feedback")
 
     def record(self, vote: Vote) -> None:
         """Keep a vote."""
@@ -83,8 +76,8 @@ class FeedbackStore:
         for name in ("tags", "sampling", "prompt", "answer", "messages"):
             row[name] = json.dumps(row[name], ensure_ascii=False)
         marks = ", ".join(f":{name}" for name in row)
-        with self._connected() as database:
-            database.execute(f"insert or replace into votes ({', '.join(row)}) values ({marks})", row)
+        with database.connected(self.path) as kept:
+            kept.execute(f"insert or replace into votes ({', '.join(row)}) values ({marks})", row)
 
     def votes(self, consented: bool = True) -> Iterator[Vote]:
         """Votes, the oldest first; their users are digests.
@@ -92,10 +85,10 @@ class FeedbackStore:
         Args:
             consented: only those that may be learnt from.
         """
-        with self._connected() as database:
-            database.row_factory = sqlite3.Row
+        with database.connected(self.path) as kept:
+            kept.row_factory = sqlite3.Row
             chosen = "where consent = 1" if consented else ""
-            rows = [dict(row) for row in database.execute(f"select * from votes {chosen} order by time")]
+            rows = [dict(row) for row in kept.execute(f"select * from votes {chosen} order by time")]
         for row in rows:
             for name in ("tags", "sampling", "prompt", "answer", "messages"):
                 row[name] = json.loads(row[name])
@@ -128,11 +121,6 @@ class FeedbackStore:
                         "rejected": {"tokens": list(rival.answer), "text": rival.text},
                         "split": shown["split"],
                     }
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=10)) as database, database:
-            yield database
 
 
 def digest(user: str) -> str:

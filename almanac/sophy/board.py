@@ -4,15 +4,13 @@ lap is worth is known before it comes here (`heat`)."""
 import sqlite3
 import time
 import unicodedata
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from almanac.runtime import hub
+from almanac.runtime import database, hub
 from almanac.runtime.errors import UserError
 
 LONGEST_NAME = 24
@@ -63,13 +61,7 @@ class Board:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connected() as database:
-                database.execute("pragma journal_mode = wal")
-                database.execute(_TABLE)
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path} can't keep laps ({error})", "give another file") from None
+        database.create(path, _TABLE, "laps")
 
     def add(
         self, track: str, car: str, name: str, seconds: float, aided: bool, trace: Float[np.ndarray, "points 5"]
@@ -96,11 +88,11 @@ class Board:
             "aided = excluded.aided, at = excluded.at, trace = excluded.trace where excluded.seconds < laps.seconds"
         )
         try:
-            with self._connected() as database:
-                if not database.execute(better, row).rowcount:
+            with database.connected(self.path) as kept:
+                if not kept.execute(better, row).rowcount:
                     return None
                 counted = "select count(*) from laps where track = ? and car = ? and seconds < ?"
-                return 1 + int(database.execute(counted, (track, car, float(seconds))).fetchone()[0])
+                return 1 + int(kept.execute(counted, (track, car, float(seconds))).fetchone()[0])
         except sqlite3.Error as error:
             raise UserError(f"the lap can't be kept in {self.path} ({error})", "free some space") from None
 
@@ -112,8 +104,8 @@ class Board:
         """
         asked = "select name, seconds, aided, at from laps where track = ? and car = ? order by seconds, at limit ?"
         try:
-            with self._connected() as database:
-                rows = database.execute(asked, (track, car, most)).fetchall()
+            with database.connected(self.path) as kept:
+                rows = kept.execute(asked, (track, car, most)).fetchall()
         except sqlite3.Error as error:
             raise UserError(f"{self.path} can't be read ({error})", "move it away; another one is made") from None
         return [Entry(name, seconds, bool(aided), at) for name, seconds, aided, at in rows]
@@ -128,16 +120,11 @@ class Board:
             "select name, seconds, aided, at, trace from laps where track = ? and car = ? order by seconds, at limit 1"
         )
         try:
-            with self._connected() as database:
-                row = database.execute(asked, (track, car)).fetchone()
+            with database.connected(self.path) as kept:
+                row = kept.execute(asked, (track, car)).fetchone()
         except sqlite3.Error as error:
             raise UserError(f"{self.path} can't be read ({error})", "move it away; another one is made") from None
         if row is None:
             return None
         name, seconds, aided, at, trace = row
         return Entry(name, seconds, bool(aided), at), np.frombuffer(trace, "<f4").reshape(-1, _COLUMNS)
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=10)) as database, database:
-            yield database

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from almanac.sophy.qr_sac import Batch
 
-SHOWN = "shown"
-"""The scenario in which others drive."""
 _CPU = torch.device("cpu")
 
 
@@ -109,9 +107,9 @@ class Buffer:
                 drawn.append(self.tables[name].sample(part, self.generator))
         return drawn[0] if len(drawn) == 1 else Batch(*(torch.cat(each) for each in zip(*drawn, strict=True)))
 
-    def shown(self, count: int) -> Batch | None:
-        """Transitions that others drove to show how it is done; none where there are none."""
-        table = self.tables.get(SHOWN)
+    def of(self, name: str, count: int) -> Batch | None:
+        """Transitions of one scenario alone; none where there is nothing of it."""
+        table = self.tables.get(name)
         return table.sample(count, self.generator) if table is not None and table.filled else None
 
     def state(self) -> dict[str, Any]:

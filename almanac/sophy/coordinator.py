@@ -20,14 +20,12 @@ from almanac.runtime.errors import Interrupted, RunFailed, UserError
 from almanac.runtime.run_log import RunLog, stop_signals
 from almanac.runtime.workers import Answer, Worker, WorkerDied, Workers
 from almanac.sophy import drive, env
-from almanac.sophy.buffer import SHOWN
 from almanac.sophy.learner import Learnt, Shard, Trainee
 from almanac.sophy.rollout import Actor, Experience, Order, Plan, Published, Weights
-from almanac.sophy.scenarios import MISTAKE
+from almanac.sophy.scenarios import MISTAKE, SHOWN
 
 _AHEAD = 2
-"""Chunks of updates that are under way where shards send the transitions. Where the learner holds them, it is one: a policy that waits
-behind another chunk goes out late."""
+"""Chunks of updates that are under way where shards send the transitions, so that these travel meanwhile; elsewhere it is one."""
 _DEATHS = 20
 """Workers that are replaced before a run is given up."""
 _MISTAKES = 2_000
@@ -413,7 +411,7 @@ class Coordinator:
         updates = trainee["learner"]["updates"]
         kept = {name: getattr(self, name) for name in _KEPT}
         state = {**kept, "updates": updates, "mistakes": torch.from_numpy(self.mistakes.copy()), "trainee": trainee}
-        state |= {"earlier": [tuple(_told(each)) for each in self.earlier], "rng": self.rng.getstate()}
+        state |= {"earlier": [tuple(_policy_of(each)) for each in self.earlier], "rng": self.rng.getstate()}
         state |= {"seed": self.plan.seed, **drive.facts_of(self.plan.track, self.plan.car), "lockstep": self.lockstep}
         if self.lockstep:
             actors = {
@@ -463,7 +461,7 @@ class Coordinator:
     def _about(self, found: dict[str, Any]) -> dict[str, Any]:
         return {
             **drive.facts_of(self.plan.track, self.plan.car), "seed": self.plan.seed, "machine": device.machine(),
-            "seconds": round(self.seconds), "transitions": self.transitions, "steps": found.get("updates", 0), "examined": found, **found,
+            "seconds": round(self.seconds), "transitions": self.transitions, "steps": found.get("updates", 0), **found,
         }  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:
@@ -521,9 +519,9 @@ def _merit(found: dict[str, Any]) -> tuple[float, float]:
     return float(found["clean_laps"]), -(found["mean_s"] or 0.0)
 
 
-def _told(policy: Any) -> Published:
-    """A policy, whether it is an answer that holds it or was read."""
-    return policy if isinstance(policy, Published) else policy.value()
+def _policy_of(held: Any) -> Published:
+    """The policy that an answer holds, or that was read."""
+    return held if isinstance(held, Published) else held.value()
 
 
 def _look(answer: Answer) -> None:

@@ -210,7 +210,8 @@ def prepare(plan: Plan, policies: Mapping[str, Path], tell: Callable[[str], None
         theirs = [at for at, each in enumerate(plan.rivals) if each.policy == policy]
         drivers.append((drive.Sophy(trained, where, car), np.array(theirs)))
         for order, at in enumerate(theirs, 1):
-            names[at] = f"Sophy {policy.removeprefix('sophy/')}" + (f" {order}" if len(theirs) > 1 else "")
+            number = f" {order}" if len(theirs) > 1 else ""  # first, as long names are cut
+            names[at] = f"Sophy{number} {policy.removeprefix('sophy/')}"
     ground = Ground(plan, where, car, scene, marshals, tuple(drivers), tuple(names), tuple(notes), _gears(car))
     tell("compiling the simulator")
     tried = Heat(ground)

@@ -12,8 +12,9 @@ from almanac.runtime.errors import RunFailed
 from almanac.sophy.buffer import Buffer
 from almanac.sophy.qr_sac import Batch, Learner
 from almanac.sophy.rollout import Experience, Plan, Published, Weights
+from almanac.sophy.scenarios import SHOWN
 
-_SHOWN = 4
+_FEWER = 4
 """Of so many transitions that a minibatch has, so many times fewer are drawn of what was shown, to be followed."""
 Drawn = tuple[Batch, Batch | None]
 """A minibatch, and what was shown."""
@@ -61,7 +62,7 @@ class Shard:
 
     def sample(self, updates: int, count: int) -> list[Drawn]:
         """Minibatches of so many transitions, for so many updates."""
-        return [(self.buffer.sample(count), self.buffer.shown(count // _SHOWN)) for _ in range(updates)]
+        return [(self.buffer.sample(count), self.buffer.of(SHOWN, count // _FEWER)) for _ in range(updates)]
 
 
 class Trainee:

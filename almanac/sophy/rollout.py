@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from almanac.sophy import env, hands, opponents
-from almanac.sophy.buffer import SHOWN
 from almanac.sophy.env import Rules, Sight
 from almanac.sophy.model import Networks, Policy
 from almanac.sophy.n_step import NStep
 from almanac.sophy.qr_sac import Batch, Config
-from almanac.sophy.scenarios import MISTAKE, Beginnings, Scenario
+from almanac.sophy.scenarios import MISTAKE, SHOWN, Beginnings, Scenario
 from almanac.sophy.sim import step
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
@@ -136,7 +135,7 @@ class Actor:
         terms: dict[str, float] = dict.fromkeys(env.TERMS, 0.0)
         lost: list[np.ndarray] = []
         for _ in range(order.decisions):
-            actions = field.show() if field.shown is not None else self._act(self.policy, field.seen)
+            actions = field.shown.act(field.races) if field.shown else self._act(self.policy, field.seen)
             others = self._act(self.earlier, field.seen) if field.others is not None and self.has_earlier else None
             batches, of_terms, mistakes = field.step(actions, others)
             made += batches
@@ -185,11 +184,6 @@ class _Field:
         self.trail = np.zeros((_BEFORE[1], MISTAKE, plan.cars))  # where each was, the newest first
         self.driven = np.zeros(plan.cars, np.int64)  # decisions since it began, or last lost control
         self.seen, _ = self.races.reset(seed=seed)
-
-    def show(self) -> np.ndarray:
-        """Actions of built-in drivers."""
-        assert self.shown is not None
-        return hands.actions(self.shown.act(self.races), self.races.cars, self.shown.numbers, self.races.vehicle)
 
     def step(self, actions: np.ndarray, earlier: np.ndarray | None) -> tuple[list[Batch], dict[str, float], np.ndarray]:
         """A decision of all: transitions, the reward's terms, and states from which control was lost.
@@ -270,10 +264,11 @@ class _Shown:
         self.unsteady = np.arange(count)[:, None] % 2 * _UNSTEADY
 
     def act(self, races: env.Racing) -> np.ndarray:
-        """What they do."""
+        """What they do, as a policy would have done it."""
         wishes = self.drivers.act(races.cars, self.numbers)
         noise = self.rng.standard_normal(wishes.shape) * self.unsteady
-        return (wishes + noise).clip(-1, 1).astype(np.float32)
+        wishes = (wishes + noise).clip(-1, 1).astype(np.float32)
+        return hands.actions(wishes, races.cars, self.numbers, races.vehicle)
 
 
 class _Others:

@@ -9,7 +9,6 @@ import numpy as np
 
 from almanac.runtime.errors import UserError
 from almanac.sophy import env
-from almanac.sophy.buffer import SHOWN
 from almanac.sophy.env import Racing, Starts
 from almanac.sophy.sim import step
 
@@ -35,6 +34,8 @@ class Scenario:
     """Of driving and of each minibatch, beside the other scenarios' shares."""
 
 
+SHOWN = "shown"
+"""The scenario in which built-in drivers drive, from whom the agent learns."""
 KNOWN: dict[str, Scenario] = {
     "time_trial": Scenario(1, "anywhere", 1.0),
     "mistakes": Scenario(1, "mistakes", 0.25),
@@ -47,8 +48,7 @@ KNOWN: dict[str, Scenario] = {
     "rolling": Scenario(8, "rolling", 0.25),
     "slipstream": Scenario(2, "slipstream", 0.25),
 }
-"""By name. In `shown` built-in drivers drive, from whom the agent learns; `mistakes` begins where the agent lost control before, or
-anywhere while it has not yet."""
+"""By name. `mistakes` begins where the agent lost control before, or anywhere while it has not yet."""
 
 
 def chosen(names: Sequence[str]) -> dict[str, Scenario]:
