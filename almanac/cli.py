@@ -135,7 +135,7 @@ def _system(name: str, rest: list[str]) -> None:
     _call(commands[rest[0]], f"almanac {system.command} {rest[0]}", rest[1:])
 
 
-_PARTS = ("sophy_sim",)
+_PARTS = ("sophy_sim", "sophy_drivers")
 """Benchmarks of parts of systems."""
 
 

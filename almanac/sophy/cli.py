@@ -438,7 +438,7 @@ def evaluate(
         laps: flying laps of each, without noise.
         skills: whether to test skills, too: slipstream, grid, passing, finding back.
         races: races of 4v4 against the built-in drivers, too.
-        write: whether to write results/sophy/drivers.json (laps.json without --driver).
+        write: whether to write results/sophy/drivers.json and, with --skills, skills.json; laps.json without --driver.
         json: print one JSON object.
     """
     from almanac.runtime import results
@@ -489,10 +489,10 @@ def _evaluate_drivers(
             advance(1, f"{row['mean_s']} s, {row['clean_laps']} clean")
     if write:
         flat = [{name: value for name, value in row.items() if name != "skills"} for row in rows]
-        results.write("sophy", "drivers", flat, 0)
+        results.write("sophy", "drivers", flat, 0, by="driver")
         if skills:
             tried = [{"driver": row["driver"], **each} for row in rows for each in row["skills"]]
-            results.write("sophy", "skills", tried, 0)
+            results.write("sophy", "skills", tried, 0, by="driver")
     found = rows[0] if len(rows) == 1 else {"rows": rows}
     if len(rows) > 1:
         found |= {"mean": measured.over_seeds(rows, "mean_s")}

@@ -21,6 +21,7 @@ from almanac.runtime.run_log import RunLog, stop_signals
 from almanac.runtime.workers import Answer, Worker, WorkerDied, Workers
 from almanac.sophy import drive, env
 from almanac.sophy.learner import Learnt, Shard, Trainee
+from almanac.sophy.qr_sac import Pace
 from almanac.sophy.rollout import Actor, Experience, Order, Plan, Published, Weights
 from almanac.sophy.scenarios import MISTAKE, SHOWN
 
@@ -38,6 +39,8 @@ _TOLD = 500
 """Updates between two lines of the log."""
 _TRUSTED = 0.4
 """Part of all updates after which nothing that is shown is followed any more."""
+_WAITED = 0.05
+"""Part of all updates in which a policy that is begun with stays as it is: new critics would spoil it before they know it."""
 _SLOWEST = 0.05
 """Part of the learning rates that is left in the end."""
 
@@ -169,6 +172,7 @@ class Coordinator:
         self.is_saving = False
         self.window = _Window()
         # What a state holds of it.
+        self.begun_with = weights is not None
         self.updates = self.transitions = self.published = self.examined = self.saved_at = 0
         self.driven = dict.fromkeys(plan.scenarios, 0.0)
         self.mistakes = np.zeros((0, MISTAKE))
@@ -260,7 +264,7 @@ class Coordinator:
             if updates <= 0:
                 break
             self.limiter.drawn += updates * self.sizes.batch
-            how = updates, self._pace(asked), self._trust(asked)
+            how = updates, self._pace(asked)
             if self.sizes.shards:
                 shard = self.rng.choice(sorted(self.filled))
                 answer = self._ask(shard, "sample", updates, self.sizes.batch, then=partial(self._drawn, how))
@@ -268,18 +272,17 @@ class Coordinator:
                 answer = self._ask("learner", "learn", *how, then=self._learnt)
             self.learning[answer] = updates
 
-    def _drawn(self, how: tuple[int, float, float], drawn: Answer) -> None:
+    def _drawn(self, how: tuple[int, Pace], drawn: Answer) -> None:
         """What a shard drew goes to the learner."""
         self.learning[self._ask("learner", "learn", *how, drawn, then=self._learnt)] = how[0]
 
-    def _pace(self, updates: int) -> float:
-        """The part of the learning rates that holds after so many updates."""
-        left = (self.sizes.updates - updates) / max(self.sizes.decay * self.sizes.updates, 1)
-        return max(_SLOWEST, min(1.0, left))
-
-    def _trust(self, updates: int) -> float:
-        """How much what is shown is followed after so many updates."""
-        return self.sizes.trust * max(0.0, 1 - updates / max(_TRUSTED * self.sizes.updates, 1))
+    def _pace(self, updates: int) -> Pace:
+        """How fast to learn after so many updates."""
+        sizes = self.sizes
+        rate = max(_SLOWEST, min(1.0, (sizes.updates - updates) / max(sizes.decay * sizes.updates, 1)))
+        waits = self.begun_with and updates < _WAITED * sizes.updates
+        trust = sizes.trust * max(0.0, 1 - updates / max(_TRUSTED * sizes.updates, 1))
+        return Pace(rate, 0.0 if waits else rate, trust)
 
     def _publish(self, examine: bool) -> None:
         """Have the learner hand out its policy."""
@@ -468,7 +471,7 @@ class Coordinator:
         return self._about(self.best or {})
 
 
-_KEPT = ("transitions", "published", "examined", "saved_at", "driven", "best", "seconds")
+_KEPT = ("begun_with", "transitions", "published", "examined", "saved_at", "driven", "best", "seconds")
 
 
 class _Window:

@@ -1,6 +1,6 @@
 """Pictures of tracks and laps, as a person wants to see them: the asphalt from above, coloured by speed, and traces along the lap."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,30 @@ def gaps(names: Sequence[str], travelled: Float[np.ndarray, "frames cars"], rate
     axes.set_xlabel("km")
     axes.set_ylabel("s behind the first")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def learning(curves: Mapping[tuple[str, int], Sequence[tuple[int, float]]], path: Path) -> Path:
+    """Draw how lap times came down in trainings: a line for each run, its colour by what was trained.
+
+    Args:
+        curves: of each kind and seed, updates and mean lap times, s; nan where no lap was clean.
+        path: a .png.
+    """
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    kinds = list(dict.fromkeys(kind for kind, _ in curves))
+    for (kind, _), curve in curves.items():
+        at = kinds.index(kind)
+        updates, times = np.array(curve, float).reshape(-1, 2).T
+        label = kind if not any(line.get_label() == kind for line in axes.lines) else None
+        axes.plot(updates / 1000, times, marker="o", ms=3, lw=1.4, color=_INK if at == 0 else f"C{at}", label=label)
+    axes.set_xlabel("thousand updates")
+    axes.set_ylabel("s, mean of clean laps")
+    axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

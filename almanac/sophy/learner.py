@@ -10,7 +10,7 @@ import torch
 from almanac.runtime import device
 from almanac.runtime.errors import RunFailed
 from almanac.sophy.buffer import Buffer
-from almanac.sophy.qr_sac import Batch, Learner
+from almanac.sophy.qr_sac import Batch, Learner, Pace
 from almanac.sophy.rollout import Experience, Plan, Published, Weights
 from almanac.sophy.scenarios import SHOWN
 
@@ -88,20 +88,19 @@ class Trainee:
         with _Working(self):
             return self.shard.insert(experience)
 
-    def learn(self, updates: int, pace: float, trust: float, batches: Sequence[Drawn] | None = None) -> Learnt:
+    def learn(self, updates: int, pace: Pace, batches: Sequence[Drawn] | None = None) -> Learnt:
         """Update so many times.
 
         Args:
             updates: how often.
-            pace: learning rates, as parts of the config's.
-            trust: in what is shown, as `Learner.set_pace` takes it.
+            pace: how fast.
             batches: of shards, one an update; none: of its own buffer.
 
         Raises:
             RunFailed: a loss is not finite.
         """
         with _Working(self):
-            self.learner.set_pace(pace, trust)
+            self.learner.set_pace(pace)
             seen = []
             for number in range(updates):
                 drawn = self._drawn() if batches is None else batches[number]

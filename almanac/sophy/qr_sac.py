@@ -26,6 +26,17 @@ class Batch(NamedTuple):
     next_observations: Float[Tensor, "batch observed"]
 
 
+class Pace(NamedTuple):
+    """How fast to learn."""
+
+    critics: float = 1.0
+    """Part of the config's rate."""
+    policy: float = 1.0
+    """Likewise; 0: the policy stays as it is."""
+    trust: float = 0.0
+    """How far to follow what is shown: 1 is as much as all that actions are worth."""
+
+
 @dataclass(frozen=True)
 class Config:
     """What the paper's learner is told."""
@@ -137,7 +148,7 @@ class Learner:
         self.critic_adam = torch.optim.Adam(self.critics.parameters(), config.critic_rate, fused=True)
         self.alpha_adam = torch.optim.Adam([self.log_alpha], config.policy_rate)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.updates, self.trust = 0, 0.0
+        self.updates, self.pace = 0, Pace()
         self._losses = (
             (torch.compile(_critic_loss), torch.compile(policy_loss)) if compiled else (_critic_loss, policy_loss)
         )
@@ -147,7 +158,7 @@ class Learner:
 
         Args:
             batch: transitions.
-            shown: some that others drove, whom the policy is to follow as far as `trust` says.
+            shown: some that others drove, whom the policy is to follow as far as its pace says.
 
         Returns:
             `critic_loss`, `policy_loss`, `entropy`, `worth` (the mean of the critics) and `alpha`, as tensors that nobody waited for.
@@ -162,15 +173,16 @@ class Learner:
 
         self.critics.requires_grad_(False)
         loss, log_density = policy_loss_of(self.policy, self.critics, batch.observations, alpha, self._noise(batch))
-        if shown is not None and self.trust:
+        if shown is not None and self.pace.trust:
             # As a part of what the policy is worth, so that neither outweighs the other by its unit (Fujimoto and Gu 2021, eq. 5).
-            loss = loss + self.trust * worth.abs() * imitation_loss(self.policy, shown)
-        self.policy_adam.zero_grad()
-        loss.backward()
-        self.policy_adam.step()
+            loss = loss + self.pace.trust * worth.abs() * imitation_loss(self.policy, shown)
+        if self.pace.policy:
+            self.policy_adam.zero_grad()
+            loss.backward()
+            self.policy_adam.step()
         self.critics.requires_grad_(True)
 
-        if self.config.alpha is None:
+        if self.config.alpha is None and self.pace.policy:
             self.alpha_adam.zero_grad()
             (-self.log_alpha * (log_density.detach() - self.networks.actions)).backward()
             self.alpha_adam.step()
@@ -187,11 +199,11 @@ class Learner:
             "alpha": alpha,
         }
 
-    def set_pace(self, pace: float, trust: float = 0.0) -> None:
-        """Learn at a part of the config's rates, and follow what is shown so much: 1 is as much as all that actions are worth."""
-        self.trust = trust
-        for adam, rate in ((self.critic_adam, self.config.critic_rate), (self.policy_adam, self.config.policy_rate)):
-            adam.param_groups[0]["lr"] = pace * rate
+    def set_pace(self, pace: Pace) -> None:
+        """Learn so fast from now on."""
+        self.pace = pace
+        self.critic_adam.param_groups[0]["lr"] = pace.critics * self.config.critic_rate
+        self.policy_adam.param_groups[0]["lr"] = pace.policy * self.config.policy_rate
 
     def _noise(self, batch: Batch) -> Tensor:
         return torch.randn(batch.actions.shape, generator=self.generator, device=self.device)

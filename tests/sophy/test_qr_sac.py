@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from almanac.sophy.model import Networks, Policy
-from almanac.sophy.qr_sac import Batch, Config, Learner, policy_loss, quantile_loss, targets
+from almanac.sophy.qr_sac import Batch, Config, Learner, Pace, policy_loss, quantile_loss, targets
 
 CPU = torch.device("cpu")
 SMALL = Networks(observed=5, actions=2, width=16, depth=2, quantiles=8)
@@ -143,7 +143,8 @@ def test_quantiles_of_a_known_mixture_are_learnt():
     learner = Learner(networks, Config(alpha=0.01, critic_rate=1e-2, policy_rate=1e-3), CPU)
     g = torch.Generator().manual_seed(0)
     for step in range(4_000):
-        learner.set_pace(min(1.0, (4_000 - step) / 2_000))
+        pace = min(1.0, (4_000 - step) / 2_000)
+        learner.set_pace(Pace(pace, pace))
         low = torch.rand(256, generator=g) < 0.3
         normal = torch.randn(256, generator=g)
         returns = torch.where(low, -40 + 4 * normal, 60 + 8 * normal)
@@ -175,7 +176,7 @@ def test_what_is_shown_is_followed_as_far_as_it_is_trusted():
     found = []
     for trust in (0.0, 1.0, 50.0):
         learner = Learner(networks, Config(alpha=0.01, critic_rate=3e-3, policy_rate=1e-3), CPU)
-        learner.set_pace(1.0, trust)
+        learner.set_pace(Pace(trust=trust))
         ones = torch.ones(64, 1)
         shown = Batch(ones, 0.8 * ones, ones[:, 0], ones[:, 0], ones)
         for _ in range(600):
@@ -183,6 +184,19 @@ def test_what_is_shown_is_followed_as_far_as_it_is_trusted():
             learner.update(Batch(ones, action, 2 - 2 * action.square()[:, 0], torch.zeros(64), ones), shown)
         found.append(learner.policy.best(ones[:1]).item())
     assert abs(found[0]) < 0.1 and 0.2 < found[1] < 0.6 and 0.7 < found[2] < 0.85
+
+
+@pytest.mark.parametrize("alpha", [0.01, None])
+def test_a_policy_without_pace_stays_and_critics_learn_of_it(alpha: float | None):
+    learner = Learner(SMALL, Config(alpha=alpha, critic_rate=1e-3, policy_rate=1e-3), CPU)
+    before, alpha_before = learner.state(), learner.log_alpha.clone()
+    learner.set_pace(Pace(policy=0.0, trust=1.0))
+    for seed in range(3):
+        learner.update(batch_of(32, seed=seed), batch_of(8, seed=seed))
+    now = learner.state()
+    assert all(torch.equal(now["policy"][name], each) for name, each in before["policy"].items())
+    assert not any(torch.equal(now["critics"][name], each) for name, each in before["critics"].items())
+    assert torch.equal(learner.log_alpha, alpha_before)
 
 
 def test_log_density_is_right_where_tanh_is_flat():

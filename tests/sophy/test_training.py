@@ -340,6 +340,16 @@ def test_a_run_is_resumed_as_it_began_or_not_at_all(course: Track, tmp_path: Pat
         train(course, out=tmp_path, preset=training.preset(), device_name="cpu", resume=True, **asked)
 
 
+def test_a_policy_that_is_begun_with_waits_until_critics_know_it(course: Track, tmp_path: Path):
+    sizes = training.preset(updates=20).sizes
+
+    def pace(weights: dict[str, torch.Tensor] | None, updates: int) -> float:
+        run = Coordinator(training.plan(course), sizes, tmp_path, "cpu", workers.InTurn(), True, None, weights)
+        return run._pace(updates).policy
+
+    assert (pace({}, 0), pace({}, 1), pace(None, 0)) == (0.0, 1.0, 1.0)
+
+
 def test_scenarios_that_there_are_not_are_named():
     with pytest.raises(UserError, match="no scenario 'rally'"):
         scenarios.chosen(["time_trial", "rally"])
