@@ -24,8 +24,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(folder) -> Iterator[str]:
-    """A Studio with a model that nobody trained."""
-    tiny = made.folder(folder / "tiny", replace(made.SMALL, context=4096), ends=False)
+    """A Studio with a model that nobody trained, and of so many layers that an answer can be stopped before it has ended."""
+    tiny = made.folder(folder / "tiny", replace(made.SMALL, context=4096, layers=24), ends=False)
     with serving(folder, ALMANAC_CHAT_MODEL=str(tiny), ALMANAC_FEEDBACK=str(folder / "votes.sqlite")) as address:
         yield address
 
