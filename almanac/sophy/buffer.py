@@ -1,7 +1,7 @@
 """The replay buffer: a table for each scenario, from which every minibatch takes a fixed part, so that what is learnt in one scenario is
 not forgotten while another is driven (Wurman et al. 2022, Methods). Observations are kept in half precision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,19 +98,22 @@ class Buffer:
         Args:
             count: transitions.
         """
-        there = {name: self.shares[name] for name, table in self.tables.items() if table.filled}
+        found = self.of(list(self.tables), count)
+        assert found is not None
+        return found
+
+    def of(self, names: Sequence[str], count: int) -> Batch | None:
+        """Likewise, of some scenarios; none where there is nothing of them yet."""
+        there = {name: self.shares[name] for name in names if self.tables[name].filled}
         drawn, left, weight = [], count, sum(there.values())
         for name, share in there.items():
             part = round(left * share / weight)
             left, weight = left - part, weight - share
             if part:
                 drawn.append(self.tables[name].sample(part, self.generator))
-        return drawn[0] if len(drawn) == 1 else Batch(*(torch.cat(each) for each in zip(*drawn, strict=True)))
-
-    def of(self, name: str, count: int) -> Batch | None:
-        """Transitions of one scenario alone; none where there is nothing of it."""
-        table = self.tables.get(name)
-        return table.sample(count, self.generator) if table is not None and table.filled else None
+        if len(drawn) < 2:
+            return drawn[0] if drawn else None
+        return Batch(*(torch.cat(each) for each in zip(*drawn, strict=True)))
 
     def state(self) -> dict[str, Any]:
         """All that going on takes."""

@@ -165,8 +165,8 @@ def train(
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
         preset: size of machine: cpu (two cores, under an hour), gpu (one large GPU, under 25 minutes), paper (the published sizes).
         out: the run's folder; default: runs/sophy-TRACK-CAR.
-        scenarios: what is practised, each as NAME or NAME=SHARE: time_trial, shown (built-in drivers drive, to be followed at first),
-            mistakes, 1v1, 1v2, 1v3, 1v7, grid, rolling, slipstream; default: the preset's.
+        scenarios: what is practised, each as NAME or NAME=SHARE: time_trial, shown and shown_races (built-in drivers drive, to be
+            followed at first), mistakes, 1v1, 1v2, 1v3, 1v7, grid, rolling, slipstream; default: the preset's.
         updates: of the networks, instead of the preset's.
         batch_size: transitions of an update, instead of the preset's.
         actors: processes that drive, instead of the preset's.

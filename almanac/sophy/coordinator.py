@@ -23,7 +23,7 @@ from almanac.sophy import drive, env
 from almanac.sophy.learner import Learnt, Shard, Trainee
 from almanac.sophy.qr_sac import Pace
 from almanac.sophy.rollout import Actor, Experience, Order, Plan, Published, Weights
-from almanac.sophy.scenarios import MISTAKE, SHOWN
+from almanac.sophy.scenarios import MISTAKE
 
 _AHEAD = 2
 """Chunks of updates that are under way where shards send the transitions, so that these travel meanwhile; elsewhere it is one."""
@@ -355,7 +355,7 @@ class Coordinator:
         self.transitions += count
         self.window.transitions += count
         self.limiter.inserted += count
-        if experience.scenario != SHOWN:
+        if not self.plan.scenarios[experience.scenario].shown:
             self.window.drove(experience, self.updates)
             self.mistakes = np.concatenate((self.mistakes, experience.mistakes))[-_MISTAKES:]
         where = f"shard {self.transitions % self.sizes.shards}" if self.sizes.shards else "learner"

@@ -12,7 +12,6 @@ from almanac.runtime.errors import RunFailed
 from almanac.sophy.buffer import Buffer
 from almanac.sophy.qr_sac import Batch, Learner, Pace
 from almanac.sophy.rollout import Experience, Plan, Published, Weights
-from almanac.sophy.scenarios import SHOWN
 
 _FEWER = 4
 """Of so many transitions that a minibatch has, so many times fewer are drawn of what was shown, to be followed."""
@@ -45,6 +44,7 @@ class Shard:
 
     def __init__(self, plan: Plan, capacity: int, device_name: str = "cpu", number: int = 0):
         shares = {name: scenario.share for name, scenario in plan.scenarios.items()}
+        self.shown = [name for name, scenario in plan.scenarios.items() if scenario.shown]
         self.buffer = Buffer(
             shares,
             capacity,
@@ -62,7 +62,7 @@ class Shard:
 
     def sample(self, updates: int, count: int) -> list[Drawn]:
         """Minibatches of so many transitions, for so many updates."""
-        return [(self.buffer.sample(count), self.buffer.of(SHOWN, count // _FEWER)) for _ in range(updates)]
+        return [(self.buffer.sample(count), self.buffer.of(self.shown, count // _FEWER)) for _ in range(updates)]
 
 
 class Trainee:

@@ -15,7 +15,7 @@ from almanac.sophy.env import Rules, Sight
 from almanac.sophy.model import Networks, Policy
 from almanac.sophy.n_step import NStep
 from almanac.sophy.qr_sac import Batch, Config
-from almanac.sophy.scenarios import MISTAKE, SHOWN, Beginnings, Scenario
+from almanac.sophy.scenarios import MISTAKE, Beginnings, Scenario
 from almanac.sophy.sim import step
 from almanac.sophy.sim.car import CarSpec
 from almanac.sophy.sim.track import Track
@@ -113,7 +113,7 @@ class Actor:
         self.policy, self.earlier = Policy(plan.networks), Policy(plan.networks)
         self.has_earlier = False
         self.fields = {
-            name: _Field(plan, name, scenario, _seed(plan.seed, number, 1 + at))
+            name: _Field(plan, scenario, _seed(plan.seed, number, 1 + at))
             for at, (name, scenario) in enumerate(plan.scenarios.items())
         }
 
@@ -135,9 +135,11 @@ class Actor:
         terms: dict[str, float] = dict.fromkeys(env.TERMS, 0.0)
         lost: list[np.ndarray] = []
         for _ in range(order.decisions):
-            actions = field.shown.act(field.races) if field.shown else self._act(self.policy, field.seen)
-            others = self._act(self.earlier, field.seen) if field.others is not None and self.has_earlier else None
-            batches, of_terms, mistakes = field.step(actions, others)
+            actions = field.shown.act(field.races) if field.shown else self._act(self.policy, field.seen[field.own])
+            earlier = None
+            if field.others is not None and self.has_earlier:
+                earlier = self._act(self.earlier, field.seen[field.others.learnt])
+            batches, of_terms, mistakes = field.step(actions, earlier)
             made += batches
             lost.append(mistakes)
             for name, value in of_terms.items():
@@ -170,38 +172,40 @@ class Actor:
 class _Field:
     """Races of a scenario under way."""
 
-    def __init__(self, plan: Plan, name: str, scenario: Scenario, seed: int):
+    def __init__(self, plan: Plan, scenario: Scenario, seed: int):
         self.beginnings = Beginnings(scenario)
         each = scenario.cars
+        count = each * (max(plan.cars // each, 1) if scenario.shown else plan.cars)
         self.races = env.make(
-            plan.track, plan.car, plan.cars * each, each, sight=plan.sight, rules=plan.rules, begin=self.beginnings
+            plan.track, plan.car, count, each, sight=plan.sight, rules=plan.rules, begin=self.beginnings
         )
-        self.own = np.arange(0, plan.cars * each, each)
+        self.own = np.arange(0, count, 1 if scenario.shown else each)
+        """From whom the agent learns."""
         self.rng = np.random.default_rng(seed)
-        self.others = _Others(plan, each, self.rng) if each > 1 else None
-        self.shown = _Shown(plan, plan.cars, self.rng) if name == SHOWN else None
-        self.n_step = NStep(plan.cars, self.races.seen, plan.networks.actions, plan.steps, plan.gamma)
-        self.trail = np.zeros((_BEFORE[1], MISTAKE, plan.cars))  # where each was, the newest first
-        self.driven = np.zeros(plan.cars, np.int64)  # decisions since it began, or last lost control
+        self.shown = _Shown(plan, count, each, self.rng) if scenario.shown else None
+        self.others = _Others(plan, each, self.rng) if each > 1 and not scenario.shown else None
+        learn = len(self.own)
+        self.n_step = NStep(learn, self.races.seen, plan.networks.actions, plan.steps, plan.gamma)
+        self.trail = np.zeros((_BEFORE[1], MISTAKE, learn))  # where each was, the newest first
+        self.driven = np.zeros(learn, np.int64)  # decisions since it began, or last lost control
         self.seen, _ = self.races.reset(seed=seed)
 
     def step(self, actions: np.ndarray, earlier: np.ndarray | None) -> tuple[list[Batch], dict[str, float], np.ndarray]:
         """A decision of all: transitions, the reward's terms, and states from which control was lost.
 
         Args:
-            actions: of the cars that learn, each in its own place among all.
-            earlier: what an earlier policy would do in all places.
+            actions: of the cars that are learnt from.
+            earlier: what an earlier policy does at the wheel of opponents that learnt.
         """
         self._remember()
-        cars, every = self.races.cars, np.arange(self.races.num_envs)
-        wishes = hands.wishes(actions, cars, every, self.races.vehicle)
+        wishes = np.zeros((self.races.num_envs, 2), np.float32)
+        wishes[self.own] = hands.wishes(actions, self.races.cars, self.own, self.races.vehicle)
         if self.others is not None:
-            learnt = None if earlier is None else hands.wishes(earlier, cars, every, self.races.vehicle)
-            wishes = self.others.act(self.races, wishes, learnt)
+            self.others.act(self.races, earlier, wishes)
         seen, rewards, stuck, late, info = self.races.step(wishes)
         last = np.where(info["_final_obs"][:, None], info["final_obs"], seen) if "final_obs" in info else seen
         own = self.own
-        batches = self.n_step.add(self.seen[own], actions[own], rewards[own], stuck[own], late[own], last[own])
+        batches = self.n_step.add(self.seen[own], actions, rewards[own], stuck[own], late[own], last[own])
         mistakes = self._lost((stuck | late)[own])
         self.seen = seen
         return batches, {name: value[own].mean() for name, value in info["terms"].items()}, mistakes
@@ -258,14 +262,15 @@ _STEPS = ("observations", "actions", "rewards", "held")
 class _Shown:
     """Built-in drivers who show how it is done, half of them with an unsteady hand, so that mending is seen, too."""
 
-    def __init__(self, plan: Plan, count: int, rng: np.random.Generator):
-        self.numbers, self.rng = np.arange(count), rng
-        self.drivers = opponents.Drivers(plan.track, plan.car, np.linspace(*_SHOWN, count).round(2).tolist())
+    def __init__(self, plan: Plan, count: int, each: int, rng: np.random.Generator):
+        self.numbers, self.each, self.rng = np.arange(count), each, rng
+        skills = np.linspace(*_SHOWN, count).round(2).reshape(each, -1).T  # a race has some of all
+        self.drivers = opponents.Drivers(plan.track, plan.car, skills.ravel().tolist())
         self.unsteady = np.arange(count)[:, None] % 2 * _UNSTEADY
 
     def act(self, races: env.Racing) -> np.ndarray:
         """What they do, as a policy would have done it."""
-        wishes = self.drivers.act(races.cars, self.numbers)
+        wishes = self.drivers.act(races.cars, self.numbers, self.each)
         noise = self.rng.standard_normal(wishes.shape) * self.unsteady
         wishes = (wishes + noise).clip(-1, 1).astype(np.float32)
         return hands.actions(wishes, races.cars, self.numbers, races.vehicle)
@@ -285,9 +290,14 @@ class _Others:
         self.left = np.zeros(len(self.numbers), np.int64)  # decisions that its error still lasts
         self.kind = np.zeros(len(self.numbers), np.int64)
 
-    def act(self, races: env.Racing, given: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
-        """Wishes of all cars: those given, with the opponents' in their places."""
-        given = given.copy()
+    def act(self, races: env.Racing, earlier: np.ndarray | None, given: np.ndarray) -> None:
+        """Put opponents' wishes in their places among all.
+
+        Args:
+            races: the races.
+            earlier: actions of an earlier policy, of those that learnt.
+            given: wishes of all cars.
+        """
         wishes = self.drivers.act(races.cars, self.numbers, self.each)
         begin = self.err & (self.left == 0) & (self.rng.random(len(self.err)) < _ERRORS)
         self.kind = np.where(begin, self.rng.integers(len(_ERROR_KINDS), size=len(begin)), self.kind)
@@ -298,8 +308,7 @@ class _Others:
         wishes[erring, 1] = np.where(pedal < 0, np.minimum(wishes[erring, 1], pedal), wishes[erring, 1])
         given[self.numbers] = wishes.clip(-1, 1)
         if earlier is not None:
-            given[self.learnt] = earlier[self.learnt]
-        return given
+            given[self.learnt] = hands.wishes(earlier, races.cars, self.learnt, races.vehicle)
 
     def state(self) -> dict[str, Any]:
         """All that going on takes."""

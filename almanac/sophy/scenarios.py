@@ -2,7 +2,7 @@
 before (Wurman et al. 2022, Methods: all at the same time, never one after the other)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,14 +32,15 @@ class Scenario:
     """How races begin."""
     share: float
     """Of driving and of each minibatch, beside the other scenarios' shares."""
+    shown: bool = False
+    """Whether built-in drivers drive all cars, and the agent learns from each of them."""
 
 
-SHOWN = "shown"
-"""The scenario in which built-in drivers drive, from whom the agent learns."""
 KNOWN: dict[str, Scenario] = {
     "time_trial": Scenario(1, "anywhere", 1.0),
     "mistakes": Scenario(1, "mistakes", 0.25),
-    SHOWN: Scenario(1, "anywhere", 0.25),
+    "shown": Scenario(1, "anywhere", 0.25, shown=True),
+    "shown_races": Scenario(8, "grid", 0.25, shown=True),
     "1v1": Scenario(2, "anywhere", 0.25),
     "1v2": Scenario(3, "anywhere", 0.25),
     "1v3": Scenario(4, "anywhere", 0.25),
@@ -65,7 +66,7 @@ def chosen(names: Sequence[str]) -> dict[str, Scenario]:
         scenario = KNOWN[name]
         if share:
             try:
-                scenario = Scenario(scenario.cars, scenario.begins, float(share))
+                scenario = replace(scenario, share=float(share))
             except ValueError:
                 raise UserError(f"'{share}' is no share", f"give {name}=NUMBER") from None
         if not 0 < scenario.share < float("inf"):

@@ -229,6 +229,21 @@ def test_what_is_shown_is_what_built_in_drivers_do(course: Track):
     assert experience.transitions == 4 and (batch.actions.abs() <= 1).all()
 
 
+def test_of_shown_races_every_car_is_learnt_from_and_earlier_policies_drive_as_they_are_asked(course: Track):
+    plan = training.plan(course, "shown_races", "1v2", each=16)
+    actor = Actor(plan, 0)
+    policy = Published(0, actor.policy.state_dict())
+    assert actor.drive(Order("shown_races", 12, NONE), policy, policy).transitions == 16 * (12 - plan.steps + 1)
+    field = actor.fields["1v2"]
+    assert field.others is not None and field.own.tolist() == list(range(0, 48, 3))
+    before = field.races.cars.state.copy()
+    still = {name: torch.zeros_like(each) for name, each in policy.weights.items()}
+    actor.drive(Order("1v2", 5, NONE), policy, Published(0, still))  # whose best is to do nothing, give or take noise
+    slower = field.races.cars.state[step.VX] - before[step.VX]
+    built_in = np.setdiff1d(field.others.numbers, field.others.learnt)
+    assert len(field.others.learnt) == 10 and slower[field.others.learnt].mean() < slower[built_in].mean()
+
+
 @given(angle=st.floats(-0.45, 0.45), wish=st.floats(-1, 1), pedal=st.floats(-1, 1))
 def test_hands_turn_the_wheel_as_far_as_they_can_and_what_they_did_is_known(angle: float, wish: float, pedal: float):
     them = world.cars(1, 1)
