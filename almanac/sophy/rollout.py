@@ -136,10 +136,10 @@ class Actor:
         lost: list[np.ndarray] = []
         for _ in range(order.decisions):
             actions = field.shown.act(field.races) if field.shown else self._act(self.policy, field.seen[field.own])
-            earlier = None
+            theirs = None
             if field.others is not None and self.has_earlier:
-                earlier = self._act(self.earlier, field.seen[field.others.learnt])
-            batches, of_terms, mistakes = field.step(actions, earlier)
+                theirs = self._act(self.earlier, field.seen[field.others.learnt])
+            batches, of_terms, mistakes = field.step(actions, theirs)
             made += batches
             lost.append(mistakes)
             for name, value in of_terms.items():
