@@ -3,6 +3,7 @@ with returns of one step, and with critics that know no quantiles. All are train
 taken as they are, or go on."""
 
 import json as lines
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(
         raise UserError(f"{seeds} seeds and {laps} laps", "give 1 or more of each")
     variants = VARIANTS if ablations else {"whole": {}}
     course, spec = tracks.find(track), cars.load(car)
-    rows, curves = [], {}
+    rows, curves = [], {name: [] for name in variants}
     with console.progress("training drivers", len(variants) * seeds, "drivers") as advance:
         for name, changes in variants.items():
             chosen = recipe.with_overrides(recipe.PRESETS[preset], updates=updates, **changes)
@@ -67,20 +68,25 @@ def run(
                 driver = drive.Sophy(drive.load(str(folder), spec), course, spec)
                 measured.append({"variant": name, "seed": seed, "updates": chosen.sizes.updates})
                 measured[-1] |= evaluate.driver_row(driver, course, spec, laps)
-                curves[name, seed] = _examined(folder / "metrics.jsonl")
+                curves[name].append(_examined(folder / "metrics.jsonl"))
                 advance(1, f"{name}, seed {seed}: {measured[-1]['mean_s']} s, {measured[-1]['clean_laps']} clean")
             rows += [_over_seeds(measured)] if ablations else [*measured, _over_seeds(measured)]
     if write:
         what = "ablations" if ablations else "seeds"
         results.write("sophy", what, rows, 0)
-        draw.learning(curves, results.default_folder("sophy") / f"{what}.png")
+        limits = {"optimum": rows[0]["optimal_s"], "built-in driver": rows[0]["builtin_s"]}
+        draw.learning(curves, limits, results.default_folder("sophy") / f"{what}.png")
     console.result({"rows": rows}, json)
 
 
-def _examined(path: Path) -> list[tuple[int, float]]:
-    """Updates and mean lap times of a run's examinations; nan where no lap was clean."""
+def _examined(path: Path) -> list[draw.Examined]:
+    """A run's examinations."""
     found = [lines.loads(line).get("examined") for line in path.read_text().splitlines()]
-    return [(each["updates"], float("nan") if each["mean_s"] is None else each["mean_s"]) for each in found if each]
+    return [
+        (each["updates"], math.nan if each["mean_s"] is None else each["mean_s"], each["clean_laps"] / each["laps"])
+        for each in found
+        if each
+    ]
 
 
 def _over_seeds(measured: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from almanac.sophy.race import Frames
 from almanac.sophy.sim import road, world
 from almanac.sophy.sim.track import Track
 
+Examined = tuple[int, float, float]
+"""Updates, mean of clean laps (s; nan: none was), and the part of all that was clean."""
 _ASPHALT, _INK = "#d9d5cc", "#b5402c"
 
 
@@ -77,21 +79,31 @@ def gaps(names: Sequence[str], travelled: Float[np.ndarray, "frames cars"], rate
     return path
 
 
-def learning(curves: Mapping[tuple[str, int], Sequence[tuple[int, float]]], path: Path) -> Path:
-    """Draw how lap times came down in trainings: a line for each run, its colour by what was trained.
+def learning(curves: Mapping[str, Sequence[Sequence[Examined]]], limits: Mapping[str, float], path: Path) -> Path:
+    """Draw how lap times came down in trainings: a line for each run, its dots as large as the part of its laps that was clean.
 
     Args:
-        curves: of each kind and seed, updates and mean lap times, s; nan where no lap was clean.
+        curves: examinations of runs, by what was trained.
+        limits: s, beside which they are seen: of the optimum, say.
         path: a .png.
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    kinds = list(dict.fromkeys(kind for kind, _ in curves))
-    for (kind, _), curve in curves.items():
-        at = kinds.index(kind)
-        updates, times = np.array(curve, float).reshape(-1, 2).T
-        label = kind if not any(line.get_label() == kind for line in axes.lines) else None
-        axes.plot(updates / 1000, times, marker="o", ms=3, lw=1.4, color=_INK if at == 0 else f"C{at}", label=label)
+    colours = [_INK, "#3d6b8e", "#6a8f3c", "#8a5aa0"]
+    worst = max(limits.values())
+    for (kind, runs), colour in zip(curves.items(), colours, strict=False):
+        for number, run in enumerate(runs):
+            updates, times, clean = np.array(run, float).reshape(-1, 3).T
+            there = np.isfinite(times)
+            at = updates[there] / 1000
+            axes.plot(at, times[there], lw=1.2, color=colour, label=None if number else kind)
+            axes.scatter(at, times[there], s=40 * clean[there], color=colour, lw=0)
+            worst = max(worst, float(np.median(times[there])) if there.any() else worst)
+    for name, seconds in limits.items():
+        axes.axhline(seconds, color="#8a867d", lw=1, ls=":")
+        axes.annotate(name, (0, seconds), textcoords="offset points", xytext=(2, 3), fontsize=9, color="#8a867d")
+    axes.set_xlim(left=0)
+    axes.set_ylim(min(limits.values()) - 0.4, worst + 1.5)
     axes.set_xlabel("thousand updates")
     axes.set_ylabel("s, mean of clean laps")
     axes.legend(frameon=False)
