@@ -14,7 +14,7 @@ from torch import Tensor
 
 from almanac.runtime import checkpoint, hub
 from almanac.runtime.errors import UserError
-from almanac.sophy import env, hands, race, steady
+from almanac.sophy import env, hands, opponents, race, steady
 from almanac.sophy.env import Sight
 from almanac.sophy.model import Networks, Policy
 from almanac.sophy.sim import road, step, world
@@ -103,7 +103,7 @@ def load(name: str, car: CarSpec) -> Trained:
 
 
 class Sophy:
-    """A driver of cars.
+    """A driver of cars. Where practice ends, in a car that stands across the road, a built-in driver turns it back.
 
     Args:
         trained: the policy.
@@ -126,7 +126,8 @@ class Sophy:
         seen = env.observe(self.road, cars, self.car, self.trained.sight, each)[numbers]
         with torch.no_grad():
             actions = self.trained.policy.best(torch.tensor(seen)).numpy()
-        return hands.wishes(actions, cars, numbers, self.car)
+        wishes = hands.wishes(actions, cars, numbers, self.car)
+        return opponents.turned_back(self.road, self.car, cars, numbers, wishes)
 
 
 @dataclass(frozen=True)

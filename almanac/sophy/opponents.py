@@ -16,6 +16,7 @@ from almanac.sophy.practice import Practised
 from almanac.sophy.race import digest
 from almanac.sophy.sim import road, step, world
 from almanac.sophy.sim.car import CarSpec
+from almanac.sophy.sim.road import Road
 from almanac.sophy.sim.track import Track
 from almanac.sophy.tracking import Guide
 
@@ -97,6 +98,28 @@ class Drivers:
         return wishes.clip(-1, 1)
 
 
+def turned_back(
+    where: Road,
+    car: CarSpec,
+    cars: world.Cars,
+    numbers: Int[np.ndarray, " some"],
+    wishes: Float[np.ndarray, "some 2"],
+) -> Float[np.ndarray, "some 2"]:
+    """Wishes of other drivers, but for cars that hardly move and point elsewhere than the road goes, at a wall perhaps: a built-in driver
+    turns these back first.
+
+    Args:
+        where: the road.
+        car: what they are.
+        cars: all cars.
+        numbers: of which cars.
+        wishes: steering and pedal, −1 to 1.
+    """
+    wishes = wishes.copy()
+    _turn_back(where, world.size(car), cars, numbers, car.steering, wishes)
+    return wishes
+
+
 _known: dict[tuple[str, str, int], Practised] = {}
 
 
@@ -154,6 +177,17 @@ def _decide(
             wish[1] = max(wish[1], -brake)
         wish[1] = min(wish[1], throttle)
         wishes[at, 0], wishes[at, 1] = wish[0], wish[1]
+
+
+@compiled_exactly
+def _turn_back(where: Any, body: Any, them: Any, numbers: np.ndarray, steering: float, wishes: np.ndarray) -> None:
+    wish = np.zeros(2)
+    for at in range(numbers.shape[0]):
+        number = numbers[at]
+        is_slow = abs(them.state[step.VX, number]) < _WALKING
+        if is_slow and abs(them.angle[number]) > _FACING and _recover(where, body, them, number, wish):
+            wishes[at, 0] = min(max(wish[0] / steering, -1.0), 1.0)
+            wishes[at, 1] = wish[1]
 
 
 @compiled_exactly

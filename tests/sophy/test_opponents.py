@@ -105,6 +105,22 @@ def test_a_car_that_stands_with_its_nose_to_a_wall_is_turned_and_drives_on(name,
     assert drives.all()
 
 
+@pytest.mark.parametrize("is_helped", [False, True])
+def test_who_knows_nothing_but_full_throttle_is_turned_back_from_a_wall(is_helped: bool, tmp_path, monkeypatch):
+    course, places = made.oval(tmp_path), [(300.0, 14.0, 0.5 * math.pi, 3.0), (300.0, -12.0, -0.5 * math.pi, 8.0)]
+    driven, where = Driven(course, CARS["gt3"], [0.8] * 2, places), road.road(course)
+    full, drives = np.array([[0.0, 1.0]] * 2, np.float32), np.zeros(2, bool)
+
+    def act(cars, numbers, each):
+        return opponents.turned_back(where, CARS["gt3"], cars, numbers, full) if is_helped else full
+
+    monkeypatch.setattr(driven.drivers, "act", act)
+    for _ in range(20):
+        cars = driven.seconds(1).cars
+        drives |= (cars.state[step.VX] > 5) & (np.abs(cars.angle) < 0.6)
+    assert drives.tolist() == [is_helped] * 2 and (full == [0.0, 1.0]).all()
+
+
 @pytest.mark.parametrize("name", CARS)
 def test_drivers_find_back_from_wherever_they_are(name, tmp_path):
     course = made.oval(tmp_path)
