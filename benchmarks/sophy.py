@@ -102,7 +102,7 @@ def _throughput(track: str, car: str, rounds: int, seconds: float) -> list[dict[
 @functools.cache
 def _plan(track: str, car: str) -> rollout.Plan:
     preset = recipe.PRESETS["cpu"]
-    networks = Networks(env.observed(preset.sight), width=preset.width, depth=preset.depth)
+    networks = recipe.networks_of(preset)
     return rollout.Plan(
         tracks.find(track), cars.load(car), preset.sight, preset.rules, scenarios.chosen(["time_trial"]), networks,
         preset.learning, preset.gamma, preset.steps, _CARS, 0,

@@ -29,6 +29,9 @@ class Networks:
     """Hidden layers; 4 in the paper."""
     quantiles: int = 32
     """Of each critic; 1: it says the mean alone, as SAC's does."""
+    scale: float = 1.0
+    """What the critics' last layer is multiplied by. Adam moves each weight by as much whatever returns are like: where they are of
+    hundreds, critics without it take tens of thousands of updates to come as far (docs/log.md)."""
 
     def facts(self) -> dict[str, Any]:
         """As JSON takes them."""
@@ -86,6 +89,7 @@ class Critics(nn.Module):
         super().__init__()
         sizes = [networks.observed + networks.actions] + [networks.width] * networks.depth + [networks.quantiles]
         self.layers = nn.ModuleList(_Twin(a, b) for a, b in pairwise(sizes))
+        self.scale = networks.scale
 
     def forward(
         self, observations: Float[Tensor, "batch observed"], actions: Float[Tensor, "batch actions"]
@@ -94,7 +98,7 @@ class Critics(nn.Module):
         hidden = torch.cat((observations, actions), dim=-1).expand(CRITICS, -1, -1)
         for layer in self.layers[:-1]:
             hidden = F.relu(layer(hidden))
-        return self.layers[-1](hidden)
+        return self.scale * self.layers[-1](hidden)
 
 
 class _Twin(nn.Module):

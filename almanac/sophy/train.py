@@ -31,6 +31,8 @@ class Preset:
     """Of the networks' hidden layers."""
     depth: int
     """Hidden layers."""
+    scale: float = 1.0
+    """Of what critics say."""
     quantiles: int = 32
     gamma: float = 0.9896
     """Discount of a decision: 9.6 s."""
@@ -101,6 +103,12 @@ def with_overrides(preset: Preset, **given: Any) -> Preset:
     return replace(preset, sizes=replace(preset.sizes, **sizes), sight=replace(preset.sight, **sight), **given)
 
 
+def networks_of(preset: Preset) -> Networks:
+    """The networks of a preset."""
+    observed = env.observed(preset.sight)
+    return Networks(observed, width=preset.width, depth=preset.depth, quantiles=preset.quantiles, scale=preset.scale)
+
+
 def train(
     track: Track,
     car: CarSpec,
@@ -140,7 +148,7 @@ def train(
         raise UserError(f"{out} already holds a run", "go on with --resume, or choose another --out")
     if lockstep and cluster_address is not None:
         raise UserError("lock-step is one process, not a cluster", "leave one of them out")
-    networks = Networks(env.observed(preset.sight), width=preset.width, depth=preset.depth, quantiles=preset.quantiles)
+    networks = networks_of(preset)
     weights = None
     if begin_with is not None:
         if begin_with.sight != preset.sight or begin_with.networks != networks:

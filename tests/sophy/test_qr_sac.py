@@ -1,6 +1,7 @@
 """QR-SAC against a version of it in NumPy that shares nothing with it but the weights, and on distributions that are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,11 +34,11 @@ class InNumPy:
 
     def __init__(self, learner: Learner):
         self.policy = {name: each.detach().double().numpy() for name, each in learner.policy.named_parameters()}
-        self.critics = self._critics(learner.critics)
-        self.targets = self._critics(learner.target_critics)
+        self.critics = self._critics(learner.critics, learner.networks.scale)
+        self.targets = self._critics(learner.target_critics, learner.networks.scale)
 
     @staticmethod
-    def _critics(module):
+    def _critics(module, scale):
         found = []
         for critic in range(2):
             layers = []
@@ -45,6 +46,7 @@ class InNumPy:
                 layers.append(
                     (layer.weight[critic].detach().double().numpy(), layer.bias[critic, 0].detach().double().numpy())
                 )
+            layers[-1] = (scale * layers[-1][0], scale * layers[-1][1])
             found.append(layers)
         return found
 
@@ -89,8 +91,9 @@ def doubled(batch: Batch) -> list[Batch]:
     return [Batch(*(each[number].double().numpy() for each in batch)) for number in range(len(batch.returns))]
 
 
-def test_targets_and_losses_equal_a_version_in_numpy():
-    learner = Learner(SMALL, Config(alpha=0.2), CPU, seed=1)
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_targets_and_losses_equal_a_version_in_numpy(scale: float):
+    learner = Learner(replace(SMALL, scale=scale), Config(alpha=0.2), CPU, seed=1)
     with torch.no_grad():  # targets that are not the critics
         for each in learner.target_critics.parameters():
             each.add_(0.1 * torch.randn(each.shape, generator=torch.Generator().manual_seed(2)))
