@@ -91,7 +91,7 @@ def _examined(path: Path) -> list[draw.Examined]:
 
 def _over_seeds(measured: list[dict[str, Any]]) -> dict[str, Any]:
     """A row of all seeds: clean laps of all, and means of the rest with half the width of their 95 % interval."""
-    row = {**measured[0], "seed": f"{len(measured)} seeds"}
+    row = {**measured[0], "seed": f"{len(measured)} seed{'s' * (len(measured) > 1)}"}
     row |= {name: sum(each[name] for each in measured) for name in ("laps", "clean_laps")}
     for name in ("mean_s", "best_s", "std_s", "mean_over_optimal", "best_over_optimal"):
         row |= evaluate.over_seeds(measured, name)
