@@ -206,7 +206,8 @@ class Racing(gymnasium.vector.VectorEnv):
 
         Returns:
             Observations, rewards, who ended, who ran out of time, and: `terms` of the reward, `lap_time` of who finished a lap in this
-            decision (0: nobody), `final_obs` of those who begin anew (`_final_obs`: which).
+            decision (0: nobody), `gone` (who would have ended, were it alone in its race), `final_obs` of those who begin anew
+            (`_final_obs`: which).
 
         Raises:
             UserError: an action is not a number.
@@ -236,6 +237,7 @@ class Racing(gymnasium.vector.VectorEnv):
         info: dict[str, Any] = {
             "terms": dict(zip(TERMS, self.terms.copy(), strict=True)),
             "lap_time": np.where(new_lap, self.cars.lap_time, 0.0),
+            "gone": gone,
         }
         seen = self._observe()
         ended = stuck | late
@@ -468,14 +470,15 @@ def _others(length: float, them: world.Cars, number: int, how: _How, out: np.nda
             if found >= 0:
                 last = nearest + 1e-9 * found + 1e-10
                 other = first + found
-                dx, dy = state[step.X, other] - state[step.X, number], state[step.Y, other] - state[step.Y, number]
-                vx, vy, ax, ay = _moving(state, other)
                 out[place] = 1.0
-                out[place + 1], out[place + 2] = (dx * cosine + dy * sine) / 50, (dy * cosine - dx * sine) / 10
-                dx, dy = vx - own_x, vy - own_y
-                out[place + 3], out[place + 4] = (dx * cosine + dy * sine) / 10, (dy * cosine - dx * sine) / 10
-                dx, dy = ax - own_ax, ay - own_ay
-                out[place + 5], out[place + 6] = (dx * cosine + dy * sine) / 15, (dy * cosine - dx * sine) / 15
+                vx, vy, ax, ay = _moving(state, other)
+                dx, dy = state[step.X, other] - state[step.X, number], state[step.Y, other] - state[step.Y, number]
+                along, aside = _turned(dx, dy, cosine, sine)
+                out[place + 1], out[place + 2] = _bent(along / 10), _bent(aside / 3)
+                along, aside = _turned(vx - own_x, vy - own_y, cosine, sine)
+                out[place + 3], out[place + 4] = _bent(along / 4), _bent(aside / 4)
+                along, aside = _turned(ax - own_ax, ay - own_ay, cosine, sine)
+                out[place + 5], out[place + 6] = along / 8, aside / 8
             place += _OTHER
 
 
@@ -485,3 +488,9 @@ def _moving(state: np.ndarray, number: int) -> tuple[float, float, float, float]
     cosine, sine = math.cos(state[step.YAW, number]), math.sin(state[step.YAW, number])
     vx, vy, ax, ay = state[step.VX, number], state[step.VY, number], state[step.AX, number], state[step.AY, number]
     return vx * cosine - vy * sine, vx * sine + vy * cosine, ax * cosine - ay * sine, ax * sine + ay * cosine
+
+
+@compiled_exactly
+def _turned(x: float, y: float, cosine: float, sine: float) -> tuple[float, float]:
+    """What is east and north, as ahead and to the left."""
+    return x * cosine + y * sine, y * cosine - x * sine

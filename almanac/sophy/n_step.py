@@ -36,6 +36,7 @@ class NStep:
         terminated: Bool[np.ndarray, " cars"],
         truncated: Bool[np.ndarray, " cars"],
         next_observations: Float[np.ndarray, "cars observed"],
+        away: Bool[np.ndarray, " cars"] | None = None,
     ) -> list[Batch]:
         """Take a step of all cars.
 
@@ -46,13 +47,14 @@ class NStep:
             terminated: whose episode ended, after which nothing is to be won.
             truncated: whose time was over.
             next_observations: after it; of those that ended, their last.
+            away: whose step is none of theirs; none: nobody's.
 
         Returns:
             Transitions that are complete now, of their cars in order.
         """
         slot, ended = self.now % self.steps, terminated | truncated
         self.observations[slot], self.actions[slot], self.rewards[slot] = observations, actions, rewards
-        self.held += 1
+        self.held = self.held + 1 if away is None else np.where(away, 0, self.held + 1)
         made = []
         for length in range(self.steps, 0, -1):
             whose = np.flatnonzero(self.held == length if length == self.steps else ended & (self.held >= length))

@@ -34,6 +34,10 @@ _UNSTEADY = 0.05
 """Standard deviation of what is added to their actions where they are unsteady."""
 _BEFORE = (10, 25)
 """Decisions before a loss of control from which it is practised again."""
+_RESCUER = 0.9
+"""Skill of the built-in driver who brings a car back whose episode ended while others race on."""
+_STRAIGHT, _ROLLING = 0.2, 8.0
+"""rad to the road, and m/s, from which it is back."""
 _SPUN = 1.2
 """rad to the road from which a car has spun."""
 
@@ -175,17 +179,20 @@ class _Field:
     def __init__(self, plan: Plan, scenario: Scenario, seed: int):
         self.beginnings = Beginnings(scenario)
         each = scenario.cars
-        count = each * (max(plan.cars // each, 1) if scenario.shown else plan.cars)
+        count = each * max(plan.cars // scenario.own, 1)
         self.races = env.make(
             plan.track, plan.car, count, each, sight=plan.sight, rules=plan.rules, begin=self.beginnings
         )
-        self.own = np.arange(0, count, 1 if scenario.shown else each)
+        self.own = np.flatnonzero(np.arange(count) % each < scenario.own)
         """From whom the agent learns."""
         self.rng = np.random.default_rng(seed)
         self.shown = _Shown(plan, count, each, self.rng) if scenario.shown else None
-        self.others = _Others(plan, each, self.rng) if each > 1 and not scenario.shown else None
+        theirs = np.setdiff1d(np.arange(count), self.own)
+        self.others = _Others(plan, theirs, each, self.rng) if len(theirs) else None
         learn = len(self.own)
         self.n_step = NStep(learn, self.races.seen, plan.networks.actions, plan.steps, plan.gamma)
+        self.away = np.zeros(learn, bool)  # whose episode ended before its race did
+        self.rescue = opponents.Drivers(plan.track, plan.car, learn * [_RESCUER]) if self.others is not None else None
         self.trail = np.zeros((_BEFORE[1], MISTAKE, learn))  # where each was, the newest first
         self.driven = np.zeros(learn, np.int64)  # decisions since it began, or last lost control
         self.seen, _ = self.races.reset(seed=seed)
@@ -202,13 +209,22 @@ class _Field:
         wishes[self.own] = hands.wishes(actions, self.races.cars, self.own, self.races.vehicle)
         if self.others is not None:
             self.others.act(self.races, earlier, wishes)
+        if self.rescue is not None and self.away.any():
+            wishes[self.own[self.away]] = self.rescue.act(self.races.cars, self.own, self.races.each)[self.away]
         seen, rewards, stuck, late, info = self.races.step(wishes)
         last = np.where(info["_final_obs"][:, None], info["final_obs"], seen) if "final_obs" in info else seen
-        own = self.own
-        batches = self.n_step.add(self.seen[own], actions, rewards[own], stuck[own], late[own], last[own])
-        mistakes = self._lost((stuck | late)[own])
+        own, over, away = self.own, (stuck | late)[self.own], self.away
+        gone = info["gone"][own] & ~away
+        batches = self.n_step.add(self.seen[own], actions, rewards[own], gone, late[own] & ~gone, last[own], away)
+        mistakes = self._lost(over)
+        self.away = (away | gone) & ~over & ~self._is_back()
         self.seen = seen
         return batches, {name: value[own].mean() for name, value in info["terms"].items()}, mistakes
+
+    def _is_back(self) -> np.ndarray:
+        """Who drives along the road."""
+        cars, own = self.races.cars, self.own
+        return ~cars.off[own] & (np.abs(cars.angle[own]) < _STRAIGHT) & (cars.state[step.VX, own] > _ROLLING)
 
     def _remember(self) -> None:
         cars, own = self.races.cars, self.own
@@ -230,7 +246,7 @@ class _Field:
 
     def state(self) -> dict[str, Any]:
         """All that going on takes."""
-        kept = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("trail", "driven", "seen")}
+        kept = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("trail", "driven", "seen", "away")}
         cars = {name: torch.from_numpy(each.copy()) for name, each in self.races.cars._asdict().items()}
         steps = {name: torch.from_numpy(getattr(self.n_step, name).copy()) for name in _STEPS}
         others = self.others.state() if self.others is not None else {}
@@ -242,7 +258,7 @@ class _Field:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        for name in ("trail", "driven", "seen"):
+        for name in ("trail", "driven", "seen", "away"):
             setattr(self, name, state[name].numpy().copy())
         for name, each in self.races.cars._asdict().items():
             each[...] = state["cars"][name].numpy()
@@ -279,13 +295,12 @@ class _Shown:
 class _Others:
     """Opponents: of three races, one is of built-in drivers, in one these err, and in one earlier policies drive."""
 
-    def __init__(self, plan: Plan, each: int, rng: np.random.Generator):
-        race, place = np.divmod(np.arange(plan.cars * each), each)
-        self.numbers = np.flatnonzero(place > 0)
-        skills = np.linspace(*_SKILLS, 6)[rng.integers(6, size=len(self.numbers))].round(3)
+    def __init__(self, plan: Plan, numbers: np.ndarray, each: int, rng: np.random.Generator):
+        self.numbers = numbers
+        skills = np.linspace(*_SKILLS, 6)[rng.integers(6, size=len(numbers))].round(3)
         self.drivers = opponents.Drivers(plan.track, plan.car, skills.tolist())
-        self.err = race[self.numbers] % 3 == 1
-        self.learnt = self.numbers[race[self.numbers] % 3 == 2]
+        kind = numbers // each % 3
+        self.err, self.learnt = kind == 1, numbers[kind == 2]
         self.rng, self.each = rng, each
         self.left = np.zeros(len(self.numbers), np.int64)  # decisions that its error still lasts
         self.kind = np.zeros(len(self.numbers), np.int64)

@@ -27,29 +27,31 @@ class Scenario:
     """A kind of driving."""
 
     cars: int
-    """Of a race; the first of them, wherever it begins, is the one that learns."""
+    """Of a race."""
     begins: Beginning
     """How races begin."""
     share: float
     """Of driving and of each minibatch, beside the other scenarios' shares."""
+    own: int = 1
+    """Of these, how many the agent drives and learns from: the first ones, wherever they begin."""
     shown: bool = False
-    """Whether built-in drivers drive all cars, and the agent learns from each of them."""
+    """Whether built-in drivers show the agent how its cars are driven."""
 
 
 KNOWN: dict[str, Scenario] = {
     "time_trial": Scenario(1, "anywhere", 1.0),
     "mistakes": Scenario(1, "mistakes", 0.25),
     "shown": Scenario(1, "anywhere", 0.25, shown=True),
-    "shown_races": Scenario(8, "grid", 0.25, shown=True),
+    "shown_races": Scenario(8, "grid", 0.25, own=8, shown=True),
     "1v1": Scenario(2, "anywhere", 0.25),
     "1v2": Scenario(3, "anywhere", 0.25),
     "1v3": Scenario(4, "anywhere", 0.25),
     "1v7": Scenario(8, "anywhere", 0.5),
-    "grid": Scenario(8, "grid", 0.5),
-    "rolling": Scenario(8, "rolling", 0.25),
+    "grid": Scenario(8, "grid", 0.5, own=4),
+    "rolling": Scenario(8, "rolling", 0.25, own=4),
     "slipstream": Scenario(2, "slipstream", 0.25),
 }
-"""By name. `mistakes` begins where the agent lost control before, or anywhere while it has not yet."""
+"""By name. Of fields of eight, four are a team. `mistakes` begins where the agent lost control before, or anywhere while it has not yet."""
 
 
 def chosen(names: Sequence[str]) -> dict[str, Scenario]:

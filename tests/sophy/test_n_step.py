@@ -13,7 +13,7 @@ GAMMA = 0.9
 
 
 def driven(cars: int, length: int, ends: dict[tuple[int, int], str], steps: int) -> tuple[list[Batch], np.ndarray]:
-    """Drive with rewards and observations that name their step and car; `ends` says who ended when, and how."""
+    """Drive with rewards and observations that name their step and car; `ends` says who ended when, and how, and who was away."""
     rng, maker = np.random.default_rng(0), NStep(cars, 2, 1, steps, GAMMA)
     rewards, made = rng.normal(size=(length, cars)), []
     for t in range(length):
@@ -22,7 +22,8 @@ def driven(cars: int, length: int, ends: dict[tuple[int, int], str], steps: int)
         )
         how = [ends.get((t, car)) for car in range(cars)]
         terminated, truncated = (np.array([each == kind for each in how]) for kind in ("end", "late"))
-        made += maker.add(seen, seen[:, :1], rewards[t], terminated, truncated, after)
+        away = np.array([each == "away" for each in how])
+        made += maker.add(seen, seen[:, :1], rewards[t], terminated, truncated, after, away)
     return made, rewards
 
 
@@ -54,12 +55,15 @@ def written_out(rewards: np.ndarray, t: int, car: int, ends: dict[tuple[int, int
     st.dictionaries(st.tuples(st.integers(0, 19), st.integers(0, 2)), st.sampled_from(["end", "late"]), max_size=12),
 )
 def test_every_step_begins_one_transition_with_the_sum_of_its_rewards(steps: int, ends: dict[tuple[int, int], str]):
+    for t, car in sorted(ends):
+        if ends.get((t, car)) == "end":  # and then it is away for a while
+            ends |= {(later, car): "away" for later in range(t + 1, t + 1 + (t + car) % 4)}
     made, rewards = driven(3, 20, ends, steps)
     found = by_start(made)
     for t in range(20):
         for car in range(3):
             expected = written_out(rewards, t, car, ends, steps)
-            if expected is None:
+            if expected is None or ends.get((t, car)) == "away":
                 assert (t, car) not in found
             else:
                 np.testing.assert_allclose(found[t, car], expected, rtol=1e-5, atol=1e-6)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,15 +202,30 @@ def test_the_limiter_keeps_drawing_and_driving_together():
 
 
 def test_an_actor_drives_every_scenario_and_its_transitions_are_the_agents_alone(course: Track):
-    plan = training.plan(course, "time_trial", "mistakes", "1v2", "grid", "slipstream", each=3)
+    plan = training.plan(course, "time_trial", "mistakes", "1v2", "grid", "slipstream")
     actor = Actor(plan, 0)
     policy = Published(5, actor.policy.state_dict())
     for name, scenario in plan.scenarios.items():
         experience = actor.drive(Order(name, 12, NONE), policy, policy)
         assert experience.version == 5 and experience.scenario == name
-        assert experience.transitions == 3 * (12 - plan.steps + 1)  # of three cars, none of which ended
+        assert experience.transitions == 4 * (12 - plan.steps + 1)  # of four cars, none of which ended
         assert all(each.observations.dtype == torch.float16 for each in experience.batches)
         assert actor.fields[name].races.each == scenario.cars
+
+
+def test_who_is_lost_in_a_race_teaches_nothing_until_it_was_brought_back(course: Track):
+    plan = training.plan(course, "grid", each=8)
+    plan = replace(plan, rules=replace(plan.rules, seconds=40.0, lost=1.0))
+    actor = Actor(plan, 0)
+    field, policy = actor.fields["grid"], Published(0, actor.policy.state_dict())
+    made, away = 0, []
+    for _ in range(300):
+        made += actor.drive(Order("grid", 1, NONE), policy, None).transitions
+        away.append(field.away.copy())
+    been = np.array(away)
+    assert field.own.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert (been[:-1] & ~been[1:]).any(0).sum() >= 4  # who came back
+    assert made == (~been[:-1]).sum() + 8 - field.n_step.held.sum()
 
 
 def test_what_is_shown_is_what_built_in_drivers_do(course: Track):
