@@ -74,7 +74,7 @@ def _missing(car: CarSpec, motion: Motion, found: np.ndarray) -> tuple[np.ndarra
     weight = dynamics.weight(motion.slope, motion.bank, motion.dip, speed, yaw_rate)
     loads = dynamics.loads(numbers, speed, ax, ay, weight, 1.0, 1.0)
     steered = np.sin(steer), np.cos(steer)
-    forces, along = dynamics.slipping(numbers, vx, vy, yaw_rate, *steered, tuple(slips), loads, 1.0)
+    forces, along = dynamics.slipping(numbers, vx, vy, yaw_rate, *steered, tuple(slips), loads, dynamics.FULL_GRIP)
     made = dynamics.body(numbers, forces, loads, vx, vy, 1.0, dynamics.ASPHALT)
     radii = car.tyre_front.radius, car.tyre_rear.radius
     spinning = dynamics.spins(numbers, radii, vx, vy, yaw_rate, *steered, tuple(slips), loads)

@@ -82,6 +82,7 @@ def optimal_lap(
     car: str = "f1_2014",
     track: str = "solstice",
     spacing: float = 6.0,
+    kerbs: bool = False,
     out: Path | None = None,
     picture: Path | None = None,
     drive: bool = True,
@@ -97,6 +98,7 @@ def optimal_lap(
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
         track: a track that ships or is at hand, or a file, as `track` takes it.
         spacing: between points of the lap, m, on average: halving it takes twice as long.
+        kerbs: whether wheels may roll on painted lines and kerbs, as they may in races here; fastest-lap's stay on the asphalt.
         out: a .csv for the lap with all its states; default: out/sophy/TRACK-CAR.csv. That which was driven is beside it (…-driven.csv),
             and `replay` shows both.
         picture: a .png to draw it into, coloured by speed.
@@ -114,7 +116,9 @@ def optimal_lap(
     spec, course = cars.load(car), tracks.find(track)
     console.log(f"searching for the fastest lap of {course.name} ({course.length:,.0f} m): a minute or two")
     with console.progress("searching", 0, "iterations") as advance:
-        found = optimal.optimal_lap(spec, course, spacing, verbose, lambda seconds: advance(1, f"{seconds:.2f} s"))
+        found = optimal.optimal_lap(
+            spec, course, spacing, kerbs, verbose, lambda seconds: advance(1, f"{seconds:.2f} s")
+        )
     path = out or OUT / f"{course.name}-{Path(car).stem}.csv"
     laps.write(found.lap, path)
     facts = {"lap_time_s": round(found.lap.lap_time, 3), "iterations": found.iterations, "file": str(path)}
@@ -429,7 +433,7 @@ def evaluate(
     json: bool = False,
 ) -> None:
     """Measure Sophy: laps beside the optimum and the built-in driver. Without --driver, measure the limit itself: fastest laps beside
-    published ones, and the built-in driver's (a quarter of an hour).
+    published ones, and the built-in driver's (twenty minutes).
 
     Args:
         driver: policies: those that ship, runs' folders or files; several (seeds of one recipe) give their mean with its interval.

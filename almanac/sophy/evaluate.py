@@ -46,9 +46,9 @@ ASKED = (
 
 
 def lap_row(asked: Asked) -> dict[str, Any]:
-    """A row of `car`, `track`, and seconds: `asked` (published), `optimal`, `driven` (the optimum, in the simulator), `steady` (a car in
-    balance on the line of least curvature) and `drivers` (the best of three laps of the built-in driver); and for how many frames the
-    driven one was `off` course."""
+    """A row of `car`, `track`, and seconds: `asked` (published), `optimal`, `driven` (the optimum, in the simulator), `kerbs` (the optimum
+    that may use them), `steady` (a car in balance on the line of least curvature) and `drivers` (the best of three laps of the built-in
+    driver); and for how many frames the driven one was `off` course."""
     spec, course = cars.load(asked.car), tracks.find(asked.track)
     found = optimal.optimal_lap(spec, course)
     driven = replay.replay(found.lap, course, spec)
@@ -65,6 +65,7 @@ def lap_row(asked: Asked) -> dict[str, Any]:
         "iterations": found.iterations,
         "driven": round(driven.lap.lap_time, 3),
         "off": driven.off_frames,
+        "kerbs": round(optimal.remembered(spec, course).lap_time, 3),
         "steady": round(steady.lap_time(steady.speeds(spec, line.curvature, step), step), 3),
         "drivers": round(min(laps), 3) if laps else None,
     }
@@ -72,7 +73,8 @@ def lap_row(asked: Asked) -> dict[str, Any]:
 
 def driver_row(driver: Sophy, track: Track, car: CarSpec, laps: int) -> dict[str, Any]:
     """Laps of a policy, without noise, beside the limit: `laps`, `clean_laps`, `mean_s`, `std_s`, `best_s` (of the clean ones),
-    `optimal_s`, `builtin_s` (mean of the built-in driver at its best), and by how much (%) the mean and the best are above the optimum.
+    `optimal_s` (kerbs allowed, as they are for the policy), `builtin_s` (mean of the built-in driver at its best), and by how much (%) the
+    mean and the best are above the optimum.
 
     Args:
         driver: the policy at the wheel.

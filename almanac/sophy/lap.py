@@ -156,7 +156,9 @@ def residuals(car: CarSpec, lap: Lap, track: Track | None) -> dict[str, float]:
     numbers = car.equations()
     sine, cosine = np.sin(lap.steering), np.cos(lap.steering)
     loads = tuple(lap.load * numbers.mass * dynamics.GRAVITY)
-    forces, _ = dynamics.slipping(numbers, lap.vx, lap.vy, lap.yaw_rate, sine, cosine, tuple(lap.slip), loads, 1.0)
+    forces, _ = dynamics.slipping(
+        numbers, lap.vx, lap.vy, lap.yaw_rate, sine, cosine, tuple(lap.slip), loads, dynamics.FULL_GRIP
+    )
     ax, ay, turning = dynamics.body(numbers, forces, loads, lap.vx, lap.vy, 1.0, dynamics.ASPHALT)
     if track is not None:
         slope, bank = (np.interp(lap.s, track.s, each, period=track.length) for each in (track.slope, track.bank))

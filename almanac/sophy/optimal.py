@@ -30,6 +30,8 @@ _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
 _FROM_WALLS = 0.1
 """m between a wall and a car's corner."""
+_EDGE = 0.1
+"""m over which a kerb's grip takes over from the asphalt's."""
 _EVEN = 20.0
 """m over which the density of points is smoothed."""
 _POWERS = 9
@@ -52,14 +54,15 @@ class Found:
 
 
 def remembered(car: CarSpec, track: Track, tell: Callable[[float], None] = lambda seconds: None) -> Lap:
-    """`optimal_lap`, searched once for each car and track on this machine: it is kept in the cache.
+    """`optimal_lap` by the simulator's rules, which allow kerbs, searched once for each car and track on this machine: it is kept in the
+    cache.
 
     Raises:
         RunFailed: the search ended without a lap.
     """
-    path = hub.cache() / "sophy" / f"{digest(track)[:16]}-{digest(car)[:16]}.csv"
+    path = hub.cache() / "sophy" / f"{digest(track)[:16]}-{digest(car)[:16]}-kerbs.csv"
     if not path.exists():
-        laps.write(optimal_lap(car, track, tell=tell).lap, path)
+        laps.write(optimal_lap(car, track, kerbs=True, tell=tell).lap, path)
     return laps.read(path)
 
 
@@ -67,15 +70,17 @@ def optimal_lap(
     car: CarSpec,
     track: Track,
     spacing: float = SPACING,
+    kerbs: bool = False,
     verbose: bool = False,
     tell: Callable[[float], None] = lambda seconds: None,
 ) -> Found:
     """The fastest flying lap of a car on a track.
 
     Args:
-        car: the car; its wheels stay on the asphalt, where it is along the track, and its corners before the walls.
+        car: the car; its wheels stay on the asphalt and what else they may use, and its corners before the walls.
         track: the track.
         spacing: between points of the lap, m, on average: they are nearer to each other where it is slow.
+        kerbs: whether wheels may roll on painted lines and kerbs, too, as they are in the simulator.
         verbose: whether IPOPT tells what it does.
         tell: is told at each iteration what the search is at, s.
 
@@ -85,7 +90,7 @@ def optimal_lap(
     speed = steady.speeds(car, track.curvature, track.s[1] - track.s[0], _BEGUN)
     s, step = _mesh(track, speed, spacing)
     points = len(s)
-    road = _road(track, s)
+    road = _road(track, s, kerbs)
     numbers = car.equations()
     x = casadi.SX.sym("x", _ROWS, points)
     known = x * casadi.DM(np.repeat(_SCALE[:, None], points, 1))
@@ -192,9 +197,12 @@ class _Road:
     """By how much the road turns to the next point, rad."""
     left: np.ndarray
     right: np.ndarray
+    left_kerb: np.ndarray
+    """m beyond the left edge that wheels may use."""
+    right_kerb: np.ndarray
 
 
-def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
+def _road(track: Track, s: Float[np.ndarray, " points"], kerbs: bool) -> _Road:
     def at(values: np.ndarray) -> np.ndarray:
         return np.interp(s, track.s, values, period=track.length)
 
@@ -203,7 +211,9 @@ def _road(track: Track, s: Float[np.ndarray, " points"]) -> _Road:
     )
     heading = np.append(track.heading, np.unwrap(track.heading[[-1, 0]])[1])
     turned = np.diff(np.interp(np.append(s, track.length), np.append(track.s, track.length), heading))
-    return _Road(curvature, slope, bank, dip, turned, at(track.left), at(track.right))
+    sides, beside = (roads.KERB_LEFT, roads.KERB_RIGHT), roads.road(track).points
+    allowed = [at(np.maximum(beside[:, side], roads.LINE)) if kerbs else 0 * s for side in sides]
+    return _Road(curvature, slope, bank, dip, turned, at(track.left), at(track.right), *allowed)
 
 
 def _room(car: CarSpec, track: Track, s: Float[np.ndarray, " points"], rows: list[Any]) -> Any:
@@ -232,7 +242,7 @@ def _point(
     offset, angle, vx, vy, turn, steer, pedal = rows[: _PEDAL + 1]
     slips, loads = tuple(rows[_SLIP : _SLIP + 4]), _loads(numbers, rows, road)
     sine, cosine = casadi.sin(steer), casadi.cos(steer)
-    forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, slips, loads, 1.0)
+    forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, slips, loads, _grips(car, rows, road))
     ax, ay, turning = dynamics.body(numbers, forces, loads, vx, vy, 1.0, dynamics.ASPHALT)
     angle_sine, angle_cosine = casadi.sin(angle), casadi.cos(angle)
     down_ahead, down_left = dynamics.slope_gravity(road.slope, road.bank, angle_sine, angle_cosine)
@@ -259,6 +269,21 @@ def _point(
     return rates, pace, wheels, (ax, ay)
 
 
+def _grips(car: CarSpec, rows: list[Any], road: _Road) -> tuple:
+    """Of the ground at each wheel: of asphalt, and beyond the painted line, of kerbs."""
+    if not road.left_kerb.any():
+        return dynamics.FULL_GRIP
+    ahead, aside = casadi.sin(rows[_ANGLE]), casadi.cos(rows[_ANGLE])
+    found = []
+    for far, track in ((car.front, car.track_front), (-car.rear, car.track_rear)):
+        for half in (0.5 * track, -0.5 * track):
+            across = rows[_N] + far * ahead + half * aside
+            edges = (across - road.left[None], -across - road.right[None])
+            beyond = casadi.fmax(*edges) - roads.LINE
+            found.append(1 - (1 - roads.KERB_GRIP) * 0.5 * (1 + casadi.tanh(beyond / _EDGE)))
+    return tuple(found)
+
+
 def _without_gears(drive: dynamics.Drive, spin: Any) -> dynamics.Drive:
     """A drive whose power is a smooth function of how fast the wheels turn, rad/s: at a change of gear the search would stay."""
     if drive.gears is None:
@@ -283,7 +308,7 @@ def _bounds(car: CarSpec, road: _Road) -> tuple[np.ndarray, np.ndarray]:
         np.array([[0.0, 0.8, 130.0, 15.0, 3.0, car.steering, 1.0, 1, 1, 1, 1, 80.0, 80.0]]).T, len(road.left), 1
     )
     least = -most
-    most[_N], least[_N], least[_VX] = road.left - half, half - road.right, 2.0
+    most[_N], least[_N], least[_VX] = road.left + road.left_kerb - half, half - road.right - road.right_kerb, 2.0
     return least, most
 
 

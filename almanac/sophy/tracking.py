@@ -108,7 +108,7 @@ def timed(track: Track, car: CarSpec, lap: Lap, every: int = 1) -> tuple[np.ndar
     steered = np.sin(lap.steering), np.cos(lap.steering)
     loads = tuple(lap.load * car.mass * dynamics.GRAVITY)
     moving = lap.vx, lap.vy, lap.yaw_rate
-    forces, _ = dynamics.slipping(numbers, *moving, *steered, tuple(lap.slip), loads, 1.0)
+    forces, _ = dynamics.slipping(numbers, *moving, *steered, tuple(lap.slip), loads, dynamics.FULL_GRIP)
     ax, ay, _ = dynamics.body(numbers, forces, loads, lap.vx, lap.vy, 1.0, dynamics.ASPHALT)
     # Beyond the peak a wheel that slips more is held less: no regulator of use comes of that.
     slips, radii = tuple(lap.slip.clip(-_SLIPPING, _SLIPPING)), (car.tyre_front.radius, car.tyre_rear.radius)

@@ -159,7 +159,7 @@ def _finely(spec: car.CarSpec) -> casadi.Function:
         along, _ = dynamics.wheel_velocity(vx, vy, turn, *place, *((sine, cosine) if front else (0.0, 1.0)))
         tyre = numbers.tyre_front if front else numbers.tyre_rear
         slips.append((spin * radius - along) / along / dynamics.peaks(tyre, load)[2])
-    forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, tuple(slips), loads, 1.0)
+    forces, along = dynamics.slipping(numbers, vx, vy, turn, sine, cosine, tuple(slips), loads, dynamics.FULL_GRIP)
     gain, side, turning = dynamics.body(numbers, forces, loads, vx, vy, 1.0, dynamics.ASPHALT)
     front, rear = brake * drive.brake_front, brake * drive.brake_rear
     left, right = dynamics.drive_torques(drive, throttle, spins[2], spins[3])

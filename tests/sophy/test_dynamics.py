@@ -43,7 +43,7 @@ def test_engine_differential_and_brakes_are_those_of_the_published_lap(needs_dat
     driven = lap.read(hub.data("racing") / "fastest_lap" / "reference_laps" / LAPS[0])
     loads, moving = tuple(driven.load * NUMBERS.mass * dynamics.GRAVITY), (driven.vx, driven.vy, driven.yaw_rate)
     steered = np.sin(driven.steering), np.cos(driven.steering)
-    _, along = dynamics.slipping(NUMBERS, *moving, *steered, tuple(driven.slip), loads, 1.0)
+    _, along = dynamics.slipping(NUMBERS, *moving, *steered, tuple(driven.slip), loads, dynamics.FULL_GRIP)
     radii = F1.tyre_front.radius, F1.tyre_rear.radius
     spins = dynamics.spins(NUMBERS, radii, *moving, *steered, tuple(driven.slip), loads)
     held = [force * tyre.radius for force, tyre in zip(along, [F1.tyre_front] * 2 + [F1.tyre_rear] * 2, strict=True)]

@@ -40,6 +40,17 @@ def test_a_best_lap_obeys_the_equations_and_stays_on_the_asphalt(oval, best):
     assert abs(best.time[-1] + (best.time[1] - best.time[0]) - best.lap_time) < 0.1
 
 
+def test_kerbs_make_a_lap_faster_and_are_not_left(oval, best):
+    found, half = optimal.optimal_lap(F1, oval, 4.0, kerbs=True).lap, 0.5 * F1.track_front
+    assert 0.97 * best.lap_time < found.lap_time < 0.999 * best.lap_time
+    beside, index = road.road(oval).points, np.round(found.s / (oval.s[1] - oval.s[0])).astype(int) % len(oval.x)
+    beyond = np.maximum(found.offset - oval.left[index], -found.offset - oval.right[index]) + half
+    kerb = np.maximum(
+        np.where(found.offset > 0, beside[index, road.KERB_LEFT], beside[index, road.KERB_RIGHT]), road.LINE
+    )
+    assert 0.2 < beyond.max() and (beyond < kerb + 0.05).mean() > 0.98  # but where a kerb begins or ends
+
+
 def test_a_finer_mesh_changes_little_and_a_better_car_is_faster(oval, best, tmp_path):
     assert abs(optimal.optimal_lap(F1, oval, 3.0).lap.lap_time / best.lap_time - 1) < 0.005
     stronger = replace(F1, power=1.2 * F1.power)

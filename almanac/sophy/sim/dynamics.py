@@ -237,7 +237,7 @@ def turned(along: Any, across: Any, sine: Any, cosine: Any) -> tuple[Any, Any]:
 
 @shared
 def slipping(
-    car: Car, vx: Any, vy: Any, yaw_rate: Any, sine: Any, cosine: Any, slips: tuple, loads: tuple, grip: Any
+    car: Car, vx: Any, vy: Any, yaw_rate: Any, sine: Any, cosine: Any, slips: tuple, loads: tuple, grips: tuple
 ) -> tuple[tuple, tuple]:
     """Forces of the road on wheels whose slip ratios are known, N: of each ahead and to the left of the car, and along each wheel.
 
@@ -250,13 +250,17 @@ def slipping(
         cosine: of it.
         slips: slip ratios, as parts of those near the peaks.
         loads: N.
-        grip: of the ground, as a part of asphalt's.
+        grips: of the ground at each wheel, as parts of asphalt's, as in `FULL_GRIP`.
     """
     left, right = real(0.5) * car.track_front, real(0.5) * car.track_rear
-    fl, fl_along = _slipping(car.tyre_front, vx, vy, yaw_rate, car.front, left, sine, cosine, slips[0], loads[0], grip)
-    fr, fr_along = _slipping(car.tyre_front, vx, vy, yaw_rate, car.front, -left, sine, cosine, slips[1], loads[1], grip)
-    rl, rl_along = _slipping(car.tyre_rear, vx, vy, yaw_rate, -car.rear, right, 0.0, 1.0, slips[2], loads[2], grip)
-    rr, rr_along = _slipping(car.tyre_rear, vx, vy, yaw_rate, -car.rear, -right, 0.0, 1.0, slips[3], loads[3], grip)
+    fl, fl_along = _slipping(
+        car.tyre_front, vx, vy, yaw_rate, car.front, left, sine, cosine, slips[0], loads[0], grips[0]
+    )
+    fr, fr_along = _slipping(
+        car.tyre_front, vx, vy, yaw_rate, car.front, -left, sine, cosine, slips[1], loads[1], grips[1]
+    )
+    rl, rl_along = _slipping(car.tyre_rear, vx, vy, yaw_rate, -car.rear, right, 0.0, 1.0, slips[2], loads[2], grips[2])
+    rr, rr_along = _slipping(car.tyre_rear, vx, vy, yaw_rate, -car.rear, -right, 0.0, 1.0, slips[3], loads[3], grips[3])
     return (fl, fr, rl, rr), (fl_along, fr_along, rl_along, rr_along)
 
 
@@ -296,6 +300,8 @@ def spins(
     return found
 
 
+FULL_GRIP = (1.0, 1.0, 1.0, 1.0)
+"""Of asphalt, at each wheel."""
 ASPHALT = (0.0, 0.0, 0.0, 0.0)
 """What it holds back at each wheel, as a part of its load, beside the car's own rolling resistance: nothing."""
 
