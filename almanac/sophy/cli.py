@@ -256,7 +256,7 @@ def race(
     car: str = "gt3",
     track: str | None = None,
     count: Cars = 8,
-    laps: int = 2,
+    laps: int | None = None,
     skill: float = 1.0,
     spread: float = 0.1,
     rolling: float = 0.0,
@@ -275,7 +275,7 @@ def race(
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
         track: a track that ships or is at hand, or a file, as `track` takes it; default: solstice, or the driver's own.
         count: cars, 1 to 20.
-        laps: to be driven.
+        laps: to be driven; default: 2, by teams 4.
         skill: of the best driver, 0.5 to 1.
         spread: by how much less the last one has.
         rolling: m/s of a rolling start; 0: cars start from where they stand.
@@ -289,6 +289,7 @@ def race(
     """
     import numpy as np
 
+    from almanac.sophy import evaluate as measured
     from almanac.sophy import opponents, steward
     from almanac.sophy import race as racing
     from almanac.sophy.names import named
@@ -299,6 +300,7 @@ def race(
         raise UserError(f"{count} cars", f"give 1 to {racing.MOST}")
     if not opponents.LEAST <= skill - max(spread, 0) <= skill <= 1:
         raise UserError(f"skills go from {skill - spread:g} to {skill:g}", f"give numbers from {opponents.LEAST} to 1")
+    laps = laps if laps is not None else 2 if teams is None else measured.TEAM_LAPS
     _check_laps(laps)
     if teams is not None:
         _race_teams(teams, races, driver or "norisring-gt3", track, car, laps, skill, spread, rolling, seed, out, json)
