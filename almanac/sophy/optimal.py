@@ -30,6 +30,8 @@ _CALM_STEERING, _CALM_PEDAL = 5.0, 1e-2
 """s that a change of steering by one rad within a metre costs, squared, per metre; and of the pedal from one end to the other."""
 _FROM_WALLS = 0.1
 """m between a wall and a car's corner."""
+_ROUND = 1e-3
+"""How round is what clips, squared."""
 _EDGE = 0.1
 """m over which a kerb's grip takes over from the asphalt's."""
 _EVEN = 20.0
@@ -261,12 +263,22 @@ def _point(
     drive = _without_gears(car.drive(), 0.5 * (spins[2] + spins[3]))
     left, right = dynamics.drive_torques(drive, throttle, spins[2], spins[3])
     front, rear = brake * drive.brake_front, brake * drive.brake_rear
-    torques = (-front, -front, left - rear, right - rear)
+    braking = [
+        pressed * (_spared(slip) if car.abs else 1.0)
+        for pressed, slip in zip((front, front, rear, rear), slips, strict=True)
+    ]
+    torques = (-braking[0], -braking[1], left - braking[2], right - braking[3])
     wheels = []
     for number, torque in enumerate(torques):
         tyre = car.tyre_front if number < 2 else car.tyre_rear
         wheels.append((torque - tyre.radius * along[number], spins[number], tyre.inertia))
     return rates, pace, wheels, (ax, ay)
+
+
+def _spared(slip: Any) -> Any:
+    """What anti-lock brakes leave of a pedal, as in `step`, where corners are round here."""
+    x = (-slip - 0.9) * 2.5
+    return 1 - 0.5 * (1 + casadi.sqrt(x**2 + _ROUND) - casadi.sqrt((x - 1) ** 2 + _ROUND))
 
 
 def _grips(car: CarSpec, rows: list[Any], road: _Road) -> tuple:
