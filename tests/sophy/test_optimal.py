@@ -55,6 +55,8 @@ def test_a_finer_mesh_changes_little_and_a_better_car_is_faster(oval, best, tmp_
     assert abs(optimal.optimal_lap(F1, oval, 3.0).lap.lap_time / best.lap_time - 1) < 0.005
     stronger = replace(F1, power=1.2 * F1.power)
     assert optimal.optimal_lap(stronger, oval, 4.0).lap.lap_time < best.lap_time
+    held = replace(F1, abs=True)  # so that each wheel brakes as it can
+    assert optimal.optimal_lap(held, oval, 4.0).lap.lap_time < 0.999 * best.lap_time
     wide = made.oval(tmp_path, width=16.0)
     assert optimal.optimal_lap(F1, wide, 4.0).lap.lap_time < best.lap_time
 
