@@ -63,7 +63,7 @@ def live(tmp_path_factory) -> Iterator[str]:
     flat, wheels = np.zeros(400), np.zeros((4, 400))
     s = course.length / 400 * np.arange(400)
     known = Lap(74.05, s, 74.05 * np.arange(400) / 400, flat + 50, flat, flat, flat, flat, flat, flat, wheels, wheels)
-    laps.write(known, folder / "cache" / "sophy" / f"{race.digest(course)[:16]}-{race.digest(gt3)[:16]}.csv")
+    laps.write(known, folder / "cache" / "sophy" / f"{race.digest(course)[:16]}-{race.digest(gt3)[:16]}-kerbs.csv")
     with serving(folder, ALMANAC_CACHE=str(folder / "cache")) as address:
         yield f"{address}/sophy/live"
 
