@@ -57,7 +57,7 @@ def written_out(rewards: np.ndarray, t: int, car: int, ends: dict[tuple[int, int
 def test_every_step_begins_one_transition_with_the_sum_of_its_rewards(steps: int, ends: dict[tuple[int, int], str]):
     for t, car in sorted(ends):
         if ends.get((t, car)) == "end":  # and then it is away for a while
-            ends |= {(later, car): "away" for later in range(t + 1, t + 1 + (t + car) % 4)}
+            ends = ends | {(later, car): "away" for later in range(t + 1, t + 1 + (t + car) % 4)}
     made, rewards = driven(3, 20, ends, steps)
     found = by_start(made)
     for t in range(20):
