@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from almanac.sophy.sim.track import Track
 
 OUT = Path("out/sophy")
-Preset = Literal["cpu", "gpu", "paper"]
+Preset = Literal["cpu", "races", "gpu", "paper"]
 Cars = Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
 
 
@@ -167,7 +167,8 @@ def train(
     Args:
         track: a track that ships or is at hand, or a file, as `track` takes it.
         car: a car that ships, or a file: .toml as ours, or fastest-lap's .xml.
-        preset: size of machine: cpu (two cores, under an hour), gpu (one large GPU, under 25 minutes), paper (the published sizes).
+        preset: cpu (two cores, under an hour), races (the same machine; goes on from such a driver, --driver, among other cars),
+            gpu (one large GPU), paper (the published sizes).
         out: the run's folder; default: runs/sophy-TRACK-CAR.
         scenarios: what is practised, each as NAME or NAME=SHARE: time_trial, shown and shown_races (built-in drivers drive, to be
             followed at first), mistakes, 1v1, 1v2, 1v3, 1v7, grid, rolling, slipstream; default: the preset's.

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
 
 from almanac.runtime import hub
 from almanac.sophy import lap, optimal
-from almanac.sophy.sim import car, road, track
+from almanac.sophy.sim import car, road, step, track
 from tests.sophy import made
 
 F1 = car.load("f1_2014")
@@ -80,3 +81,9 @@ def test_to_the_right_is_as_fast_as_to_the_left(best, tmp_path):
     found = optimal.optimal_lap(F1, made.mirrored(tmp_path), 4.0).lap
     assert abs(found.lap_time / best.lap_time - 1) < 1e-3
     assert np.allclose(found.offset, -best.offset, atol=0.3)
+
+
+def test_the_search_brakes_by_the_simulators_anti_lock(best):
+    eased = numba.njit(step._eased)
+    for slip in np.linspace(-3, 0, 61):
+        assert abs(float(optimal._spared(slip)) - eased(np.float32(-slip), np.float32(1))) < 0.02

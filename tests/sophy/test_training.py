@@ -309,7 +309,7 @@ def test_the_agent_is_one_of_a_grid_by_chance(course: Track):
 
 def test_cutting_a_bend_never_pays(course: Track):
     """Off the track nothing is gained, whatever the way: what is counted is the centre line, and none of it while off."""
-    for weights in (PRESETS["cpu"].rules.weights, PRESETS["paper"].rules.weights):
+    for weights in (each.rules.weights for each in PRESETS.values()):
         races = env.make(course, CAR, 2, rules=env.Rules(weights=weights))
         inside = course.left.max() + 4.0
         races.reset(options={"s": 20.0, "offset": [0.0, inside], "speed": 20.0})
