@@ -212,7 +212,7 @@ def train(
 
 def drive(
     *,
-    driver: str = "norisring-gt3",
+    driver: str = "solstice-gt3",
     track: str | None = None,
     car: str = "gt3",
     laps: int = 3,
@@ -224,7 +224,7 @@ def drive(
     """Let Sophy drive alone, write a recording, and say its lap times. `almanac sophy replay` shows it.
 
     Args:
-        driver: a policy that ships (norisring-gt3, ...), or what `train` wrote: a run's folder or a .safetensors.
+        driver: a policy that ships (solstice-gt3, norisring-gt3, ...), or what `train` wrote: a run's folder or a .safetensors.
         track: where; default: the track that it was trained on.
         car: its car.
         laps: to be driven.
@@ -501,7 +501,7 @@ def _evaluate_drivers(
             tried = [{"driver": row["driver"], **each} for row in rows for each in row["skills"]]
             results.write("sophy", "skills", tried, 0, by="driver")
     found = rows[0] if len(rows) == 1 else {"rows": rows}
-    if len(rows) > 1:
+    if len(rows) > 1 and len({row["track"] for row in rows}) == 1:
         found |= {"mean": measured.over_seeds(rows, "mean_s")}
     console.result(found, json)
 

@@ -58,6 +58,14 @@ def test_a_driven_lap_knows_its_track_and_car_by_its_name(typed, tmp_path):
     assert "solstice, 60.00 s" in Path(json.loads(done.stdout)["page"]).read_text()
 
 
+def test_the_policy_that_ships_laps_its_track_cleanly(typed, tmp_path):
+    done = typed("sophy", "drive", "--laps", 2, "--out", tmp_path / "a.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["off_course_s"] == 0 and [row["lap"] for row in facts["rows"]] == [1, 2]
+    assert 73.5 < facts["rows"][1]["time_s"] < 76.5  # between the fastest that there is and the built-in driver
+
+
 def test_tracks_that_ship_are_found_by_name(typed):
     done = typed("sophy", "track", "solstice", "--json")
     assert done.returncode == 0 and 3000 < json.loads(done.stdout)["length_m"] < 5000
