@@ -57,9 +57,9 @@ SYSTEMS = (
     System(
         "sophy",
         "Gran Turismo Sophy",
-        "a racing simulator at the limit of grip, the fastest lap that a car can drive, and races to watch",
+        "a racing simulator at the limit of grip, the fastest lap in it, an agent that learns to drive it, and races against it",
         "Nature 602, 223 (2022)",
-        ("track", "optimal-lap", "race", "replay", "evaluate", "validate"),
+        ("train", "drive", "race", "replay", "evaluate", "optimal-lap", "track", "validate"),
     ),
 )
 

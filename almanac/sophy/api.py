@@ -26,13 +26,14 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.websockets import WebSocketDisconnect
 
-from almanac.runtime import hub
+from almanac.runtime import checkpoint, hub
 from almanac.runtime.errors import UserError
 from almanac.sophy import heat, lap, opponents, race, steady, view
 from almanac.sophy.board import LONGEST_NAME, Board, default_path, tidy
 from almanac.sophy.heat import LapDone
 from almanac.sophy.lap import Lap
 from almanac.sophy.live import Seat, Session
+from almanac.sophy.scenarios import KNOWN
 from almanac.sophy.sim import car as car_files
 from almanac.sophy.sim import road, track
 from almanac.sophy.sim.car import CarSpec
@@ -82,6 +83,18 @@ def policies() -> dict[str, Path]:
     return found
 
 
+def _about(policy: Path) -> dict[str, Any] | None:
+    """What a policy's file says that it knows: `track`, `car` (that ships; none: another), and whether it practised among others
+    (`races`); None: the file is damaged."""
+    try:
+        _, facts = checkpoint.load_weights(policy, "sophy")
+    except UserError:
+        return None
+    cars = {race.digest(car_files.load(name)): name for name in heat.car_names()}
+    races = any(KNOWN[name].cars > 1 for name in facts.get("practised", ()) if name in KNOWN)
+    return {"track": facts.get("track"), "car": cars.get(str(facts.get("car_digest"))), "races": races}
+
+
 def router(limits: Limits = Limits(), board: Board | None = None) -> APIRouter:
     """The races, to be included in an application.
 
@@ -114,9 +127,11 @@ def router(limits: Limits = Limits(), board: Board | None = None) -> APIRouter:
 
     @api.get("/live/choices")
     def choices() -> dict[str, Any]:
+        known = {name: _about(path) for name, path in policies().items()}
         return {
-            "tracks": track.names(), "cars": heat.car_names(), "policies": list(policies()), "most": race.MOST,
+            "tracks": track.names(), "cars": heat.car_names(), "most": race.MOST,
             "laps": heat.MOST_LAPS, "least_skill": opponents.LEAST, "longest_name": LONGEST_NAME,
+            "policies": [{"name": name, **facts} for name, facts in known.items() if facts],
         }  # fmt: skip
 
     @api.get("/live/scenery")

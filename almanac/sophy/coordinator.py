@@ -465,6 +465,7 @@ class Coordinator:
         return {
             **drive.facts_of(self.plan.track, self.plan.car), "seed": self.plan.seed, "machine": device.machine(),
             "seconds": round(self.seconds), "transitions": self.transitions, "steps": found.get("updates", 0), **found,
+            "practised": list(self.plan.scenarios),
         }  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:

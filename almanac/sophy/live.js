@@ -43,7 +43,15 @@ async function lobby() {
   const choices = await (await fetch(beside("choices"))).json();
   fill($("track"), choices.tracks, asked.get("track") ?? "solstice");
   fill($("car"), choices.cars, asked.get("car") ?? "gt3");
-  fill($("policy"), choices.policies);
+  const knows = (policy) => policy.track === $("track").value && policy.car === $("car").value;
+  /** Those who know the track and the car come first, and of them who practised what is driven: races, or laps alone. */
+  const suitPolicies = () => {
+    const racing = $("mode").value === "race", worth = (policy) => 2 * knows(policy) + (policy.races === racing);
+    const ranked = choices.policies.toSorted((a, b) => worth(b) - worth(a));
+    fill($("policy"), ranked.map(({ name }) => name));
+    ranked.forEach((policy, i) => { if (!knows(policy)) $("policy").options[i].textContent += ` (knows ${policy.track} in ${policy.car ?? "another car"})`; });
+  };
+  $("track").onchange = $("car").onchange = suitPolicies;
   wire.policies = choices.policies.length;
   document.querySelectorAll(".sophy").forEach((each) => (each.hidden = !wire.policies));
   $("laps").max = choices.laps;
@@ -51,7 +59,7 @@ async function lobby() {
   $("name").maxLength = choices.longest_name;
   $("name").value = localStorage.getItem("almanac-driver") ?? "";
   $("room").value = asked.get("room") ?? "";
-  const suit = () => { const trial = $("mode").value === "trial"; $("laps-label").hidden = trial; if (trial) $("built").value = 0; };
+  const suit = () => { const trial = $("mode").value === "trial"; $("laps-label").hidden = trial; if (trial) $("built").value = 0; suitPolicies(); };
   $("mode").onchange = suit;
   suit();
   return new Promise((begin) => {

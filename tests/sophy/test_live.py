@@ -496,6 +496,8 @@ def test_the_board_and_what_is_drawn_are_served(client):
         and "gt3" in choices["cars"]
         and choices["most"] == race.MOST
     )
+    shipped = {each["name"]: each for each in choices["policies"]}["sophy/solstice-gt3"]
+    assert (shipped["track"], shipped["car"], shipped["races"]) == ("solstice", "gt3", False)
     asked = {"track": client.trial["track"], "car": "gt3"}
     assert client.get("/live/board", params=asked).json() == []
     scenery = client.get("/live/scenery", params=asked).json()
