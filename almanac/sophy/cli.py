@@ -282,7 +282,7 @@ def race(
         rolling: m/s of a rolling start; 0: cars start from where they stand.
         seed: draws who starts where; 0: the best in front, and Sophy behind all.
         driver: a policy that drives one of the cars: one that ships, or what `train` wrote; with --teams, a whole team
-            (default: norisring-gt3).
+            (default: norisring-gt3-race).
         teams: cars of Sophy and of the built-in drivers, such as 4v4.
         races: of the two teams; of each, another grid is drawn.
         out: an .npz for the recording (of the last race); default: out/sophy/TRACK-CAR.npz.
@@ -304,7 +304,9 @@ def race(
     laps = laps if laps is not None else 2 if teams is None else measured.TEAM_LAPS
     _check_laps(laps)
     if teams is not None:
-        _race_teams(teams, races, driver or "norisring-gt3", track, car, laps, skill, spread, rolling, seed, out, json)
+        _race_teams(
+            teams, races, driver or "norisring-gt3-race", track, car, laps, skill, spread, rolling, seed, out, json
+        )
         return
     if driver is None:
         ours, spec, course = [], cars.load(car), tracks.find(track or "solstice")

@@ -79,8 +79,13 @@ def gaps(names: Sequence[str], travelled: Float[np.ndarray, "frames cars"], rate
     return path
 
 
+_CROSSES = 0.04
+"""Of a picture's height, between the crosses of two kinds of runs."""
+
+
 def learning(curves: Mapping[str, Sequence[Sequence[Examined]]], limits: Mapping[str, float], path: Path) -> Path:
-    """Draw how lap times came down in trainings: a line for each run, its dots as large as the part of its laps that was clean.
+    """Draw how lap times came down in trainings: a line for each run, its dots as large as the part of its laps that was clean, and crosses
+    at the top where none was.
 
     Args:
         curves: examinations of runs, by what was trained.
@@ -91,13 +96,16 @@ def learning(curves: Mapping[str, Sequence[Sequence[Examined]]], limits: Mapping
     axes = figure.add_subplot()
     colours = [_INK, "#3d6b8e", "#6a8f3c", "#8a5aa0"]
     worst = max(limits.values())
-    for (kind, runs), colour in zip(curves.items(), colours, strict=False):
+    for row, ((kind, runs), colour) in enumerate(zip(curves.items(), colours, strict=False)):
         for number, run in enumerate(runs):
             updates, times, clean = np.array(run, float).reshape(-1, 3).T
             there = np.isfinite(times)
             at = updates[there] / 1000
             axes.plot(at, times[there], lw=1.2, color=colour, label=None if number else kind)
             axes.scatter(at, times[there], s=40 * clean[there], color=colour, lw=0)
+            height = np.full((~there).sum(), 0.98 - _CROSSES * row)
+            top = axes.get_xaxis_transform()
+            axes.scatter(updates[~there] / 1000, height, s=20, marker="x", color=colour, lw=1.2, transform=top)
             worst = max(worst, float(np.median(times[there])) if there.any() else worst)
     for name, seconds in limits.items():
         axes.axhline(seconds, color="#8a867d", lw=1, ls=":")
@@ -106,7 +114,7 @@ def learning(curves: Mapping[str, Sequence[Sequence[Examined]]], limits: Mapping
     axes.set_ylim(min(limits.values()) - 0.4, worst + 1.5)
     axes.set_xlabel("thousand updates")
     axes.set_ylabel("s, mean of clean laps")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.12))
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

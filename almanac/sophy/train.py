@@ -46,9 +46,6 @@ _GENTLE = Rules(seconds=60.0, lost=1.0, weights=Weights(off_course=0.005, wall=0
 """Half of the paper's penalty for leaving the track, which ends an episode after a second besides, and twice its penalty for walls, which
 are brushed where cars are slow (docs/log.md); and Sarthe's for contacts that are one's own fault."""
 
-_SPORTING = replace(_GENTLE, weights=replace(_GENTLE.weights, collision=8.0, rear_end=0.3, unsporting=10.0))
-"""Twice Sarthe's penalties for contacts, three times for running into a car ahead: a second of progress for each tenth of one."""
-
 _CPU = Preset(
     Sizes(60_000, 256, 1_000_000),
     Config(0.05, 3e-4, 3e-4),
@@ -68,9 +65,8 @@ PRESETS = {
     "races": replace(
         _CPU,
         sizes=replace(_CPU.sizes, updates=80_000),
-        rules=_SPORTING,
         scenarios=(
-            "time_trial=0.3", "shown_races=0.1", "1v1=0.2", "1v3=0.2", "grid=0.8", "rolling=0.3", "slipstream=0.1", "mistakes=0.2",
+            "time_trial=0.3", "shown_races=0.2", "1v1=0.2", "1v3=0.2", "grid=0.8", "rolling=0.2", "slipstream=0.1", "mistakes=0.2",
         ),
     ),
     "gpu": Preset(
