@@ -250,10 +250,12 @@ def _sb3_learning(track: str, car: str, seconds: float) -> tuple[float, float]:
 def _rllib(track: str, car: str, learns: bool, seconds: float) -> tuple[float, float]:
     import ray
     from ray.rllib.algorithms.tqc import TQCConfig
+    from ray.tune.registry import register_env
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     try:
-        settings = TQCConfig().environment(lambda _: _Alone(track, car))
+        register_env("one car", lambda _: _Alone(track, car))
+        settings = TQCConfig().environment("one car")
         settings = settings.env_runners(num_env_runners=0, num_envs_per_env_runner=1 if learns else _CARS)
         settings = settings.training(
             train_batch_size_per_learner=256, n_critics=2, n_quantiles=_QUANTILES, gamma=0.98,

@@ -58,9 +58,8 @@ def run(driver: Decides, track: Track, car: CarSpec, seed: int = 0) -> list[dict
 def _tried(name: str, skill: Skill, driver: Decides, track: Track, car: CarSpec, seed: int) -> dict[str, Any]:
     each = skill.scenario.cars
     begin = Beginnings(skill.scenario)
-    races = env.make(
-        track, car, TRIES * each, each, rules=env.Rules(seconds=skill.seconds + 1, stuck=math.inf), begin=begin
-    )
+    rules = env.Rules(seconds=skill.seconds + 1, stuck=math.inf, weights=env.Weights(unsporting=1.0))
+    races = env.make(track, car, TRIES * each, each, rules=rules, begin=begin)
     races.reset(seed=seed)
     own = np.arange(0, TRIES * each, each)
     others = np.setdiff1d(np.arange(TRIES * each), own)

@@ -58,10 +58,24 @@ class Parks:
         return np.zeros((len(numbers), 2), np.float32)
 
 
+class Rams:
+    """A driver that keeps to the road, and never slows down."""
+
+    def __init__(self, steers: opponents.Drivers):
+        self.steers = steers
+
+    def act(self, cars, numbers, each):
+        wishes = self.steers.act(cars, numbers, each)
+        wishes[:, 1] = 1.0
+        return wishes
+
+
 def test_skills_tell_who_drives_from_who_does_not(course: Track, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(skills, "TRIES", 8)
     good = {each["skill"]: each for each in skills.run(drivers(course, 8, 1.0), course, CAR)}
     bad = {each["skill"]: each for each in skills.run(Parks(), course, CAR)}
+    rude = {each["skill"]: each for each in skills.run(Rams(drivers(course, 8, 1.0)), course, CAR)}
     assert set(good) == set(skills.SKILLS)
     assert good["recover"]["passed"] >= 6 and bad["recover"]["passed"] == 0
     assert bad["slipstream"]["passed"] == 0 and bad["grid"]["places_won"] < good["grid"]["places_won"]
+    assert rude["grid"]["faults"] > good["grid"]["faults"]
