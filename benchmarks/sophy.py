@@ -160,7 +160,7 @@ def _our_training(track: str, car: str, seconds: float) -> tuple[float, float]:
     import json
 
     preset = recipe.PRESETS["cpu"]
-    updates = max(500, round(30 * seconds))
+    updates = max(1_000, round(30 * seconds))  # two lines of the log: the first has the beginning in it
     sizes = replace(preset.sizes, updates=updates, examine=10 * updates)
     alone = replace(preset, sizes=sizes, scenarios=("time_trial",))
     with TemporaryDirectory() as folder:
