@@ -49,7 +49,10 @@ async function lobby() {
     const racing = $("mode").value === "race", worth = (policy) => 2 * knows(policy) + (policy.races === racing);
     const ranked = choices.policies.toSorted((a, b) => worth(b) - worth(a));
     fill($("policy"), ranked.map(({ name }) => name));
-    ranked.forEach((policy, i) => { if (!knows(policy)) $("policy").options[i].textContent += ` (knows ${policy.track} in ${policy.car ?? "another car"})`; });
+    ranked.forEach((policy, i) => {
+      const other = knows(policy) ? "" : ` (knows ${policy.track} in ${policy.car ?? "another car"})`;
+      $("policy").options[i].textContent = policy.name.replace(/^sophy\//, "") + other;
+    });
   };
   $("track").onchange = $("car").onchange = suitPolicies;
   wire.policies = choices.policies.length;

@@ -83,7 +83,7 @@ def test_to_the_right_is_as_fast_as_to_the_left(best, tmp_path):
     assert np.allclose(found.offset, -best.offset, atol=0.3)
 
 
-def test_the_search_brakes_by_the_simulators_anti_lock(best):
+def test_the_search_brakes_by_the_simulators_anti_lock():
     eased = numba.njit(step._eased)
     for slip in np.linspace(-3, 0, 61):
         assert abs(float(optimal._spared(slip)) - eased(np.float32(-slip), np.float32(1))) < 0.02
