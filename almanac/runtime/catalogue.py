@@ -96,6 +96,12 @@ DATA: dict[str, DataSet] = {
         (("noto_64_webp.zip",),),
         how="install the font Noto Color Emoji (Debian: fonts-noto-color-emoji), or put pictures as noto_64_webp.zip",
     ),
+    "pages": DataSet(
+        "pages",
+        "of each part its own, from MIT to CC BY-SA 4.0 and GPL-2.0; see its PROVENANCE.md",
+        (("scifact/corpus.jsonl.gz", "miniweb/miniweb.tar.xz"),),
+        how="put SciFact, ClapNQ, WiCE, CANARD and the mini web",
+    ),
     "racing": DataSet(
         "racing",
         "MIT (fastest-lap), LGPL-3.0 (TUMFTM; centre lines © OpenStreetMap contributors, ODbL)",

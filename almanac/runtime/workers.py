@@ -147,7 +147,7 @@ class _Process:
         self.pipe, theirs = context.Pipe()
         self.waiting: dict[int, _Pending] = {}
         self._numbers = itertools.count()
-        self._process = context.Process(target=_work, args=(theirs, build, threads), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, threads), daemon=True)
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when the process imports its libraries
         try:
@@ -159,6 +159,10 @@ class _Process:
                 os.environ["OMP_NUM_THREADS"] = before
         theirs.close()
         self.is_alive = True
+        try:  # over our pipe, not with the process's start: only here does a process that dies at once break off what it is told
+            self.pipe.send_bytes(pickle.dumps(build))
+        except OSError:
+            self._lose()
 
     @property
     def pid(self) -> int | None:
@@ -235,7 +239,7 @@ _FORWARDED = "\0forwarded"
 """In the place of an argument that comes by itself, as another worker packed it."""
 
 
-def _work(pipe: Connection, build: Callable[[], Any], threads: int) -> None:
+def _work(pipe: Connection, threads: int) -> None:
     """The other side: do what is asked for, until nobody is there to ask."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the asking process decides when to stop, which ends this one
         signal.signal(number, signal.SIG_IGN)
@@ -243,12 +247,16 @@ def _work(pipe: Connection, build: Callable[[], Any], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+    try:
+        build = pipe.recv_bytes()
+    except (EOFError, OSError):
+        return  # the asking process ended
     asked: queue.SimpleQueue = queue.SimpleQueue()
     # A thread of its own takes what is asked for, so that the asking process never waits while this one works.
     threading.Thread(target=_listen, args=(pipe, asked), daemon=True).start()
     held, failed = None, None
     try:
-        held = build()
+        held = pickle.loads(build)()
     except Exception as error:
         failed = _packed_error(error)
     while True:

@@ -123,6 +123,22 @@ def test_a_worker_computes_with_the_threads_it_was_given():
         assert crew.hire(partial(Counter, 1), threads=1).ask("threads").value() == ("1", 1)
 
 
+def test_a_script_that_starts_itself_again_is_told_that_its_worker_died(tmp_path):
+    script = tmp_path / "unguarded.py"  # without the guard of `__main__`, each worker would begin by hiring workers
+    script.write_text(
+        "from functools import partial\n"
+        "import numpy as np\n"
+        "from almanac.runtime.workers import Processes, WorkerDied\n"
+        "worker = Processes().hire(partial(np.sum, np.ones(1_000_000)))\n"  # more than a pipe holds
+        "try:\n"
+        "    worker.ask('item').value()\n"
+        "except WorkerDied:\n"
+        "    print('told')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "told\n", done.stderr
+
+
 def test_workers_end_with_who_asks_them():
     code = (
         "import sys, time; sys.path.insert(0, 'tests/runtime')\n"
