@@ -2,6 +2,7 @@
 brake and accelerate to. Four loads and load-sensitive grip as in `dynamics`; no transients, so that a lap takes a second to compute."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,16 @@ def speeds(
         grip: the part of the tyres' grip that is used.
         held: drag where the car accelerates, as a part of its own (less where a flap opens); None: its own.
     """
+    bend = np.abs(curvature, dtype=np.float64)
+    drags = np.ones_like(bend) if held is None else held.astype(np.float64)
+    return _speeds(car, bend.tobytes(), step, grip, drags.tobytes()).copy()
+
+
+@lru_cache(64)
+def _speeds(car: CarSpec, bends: bytes, step: float, grip: float, drags: bytes) -> np.ndarray:
+    """The same, of arrays as their bytes: each race on a track asks for it again."""
     numbers, drive = car.equations(), car.drive()
-    held = np.ones_like(curvature) if held is None else held
-    bend = np.abs(curvature)
+    bend, held = np.frombuffer(bends), np.frombuffer(drags)
     slow, fast = np.zeros_like(bend), np.full_like(bend, _FASTEST)
     for _ in range(40):
         middle = 0.5 * (slow + fast)
