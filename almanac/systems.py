@@ -61,6 +61,13 @@ SYSTEMS = (
         "Nature 602, 223 (2022)",
         ("train", "drive", "race", "replay", "evaluate", "optimal-lap", "track", "validate"),
     ),
+    System(
+        "youchat",
+        "YouChat",
+        "a search box over pages that you crawl or give, whose every sentence has a reference that can be checked",
+        "you.com, December 2022",
+        ("crawl", "index", "search", "ask", "serve", "evaluate"),
+    ),
 )
 
 

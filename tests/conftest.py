@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-import almanac.sophy.sim.ops  # noqa: F401  before the hook: called a million times a lap, with anything that is a number
+import almanac.sophy.sim.ops  # before the hook: called a million times a lap, with anything that is a number
 
 torch.set_num_threads(1)
 install_import_hook("almanac", "beartype.beartype")

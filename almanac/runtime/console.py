@@ -134,10 +134,14 @@ def _lines(title: str, total: int, unit: str, done: int) -> Iterator[Callable[..
         if time.monotonic() - said[-1][0] >= SECONDS_BETWEEN_LINES:
             say(going_on=True)
 
+    before = done
     try:
         yield advance
-    finally:
-        say(going_on=False)
+    except BaseException:
+        if done > before:  # else there is nothing to tell beside the error
+            say(going_on=False)
+        raise
+    say(going_on=False)
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,0 +1,95 @@
+"""What is measured of YouChat, in four tables: how well search finds (SciFact, the mini web's questions), how fast an index is made and
+asked, how good answers are, and how a crawl behaves. The measuring itself is in `measure`, `measure_answers` and `measure_crawl`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from almanac.youchat import data, extract, measure, measure_answers, measure_crawl
+from almanac.youchat.ask import ask
+from almanac.youchat.documents import Page
+from almanac.youchat.index import Index
+from almanac.youchat.passages import split
+from almanac.youchat.retrieve import Embeds
+
+PASSAGES = 40_000
+"""In the index whose speed is measured (issue)."""
+
+Row = dict[str, Any]
+
+
+def retrieval(embedder: Embeds | None = None) -> list[Row]:
+    """How well search finds: nDCG@10 of SciFact's claims, hit@k of the mini web's questions with their own words taken out of the pages."""
+    with _folder() as folder:
+        rows = [_judged(each) for each in measure.scifact(folder / "scifact", embedder)]
+        pages, gold = data.stripped(mini_web(), data.faq())
+        index = Index.open(folder / "mini-web", embedder=embedder)
+        index.update(pages)
+        index.embed()
+        rows += [_judged(each) for each in measure.faq(index, gold, embedder)]
+    return rows
+
+
+def _judged(row: Row) -> Row:
+    """A row with the columns of both sets."""
+    return {name: row.get(name) for name in ("set", "ranking", "nDCG@10", "hit@1", "hit@5", "hit@10", "MRR")}
+
+
+def speed() -> list[Row]:
+    """How fast an index of the mini web is made and asked, and what of its duplicates was collapsed."""
+    pages: list[Page] = []
+    held = 0
+    for page in mini_web():
+        held += len(split(page))
+        pages.append(page)
+        if held >= PASSAGES:
+            break
+    questions = [each.question for each in data.faq()]
+    with _folder() as folder:
+        made = measure.indexing(pages, folder / "index")
+        index = Index.open(folder / "index")
+        searches = measure.latency(lambda question: index.search(question, 10), questions)
+        answers = measure.latency(lambda question: ask(question, index), questions)
+    rows = [{"what": name, "value": value} for name, value in made.items()]
+    rows += [{"what": f"search, {name}", "value": value} for name, value in searches.items()]
+    rows += [{"what": f"extractive answer, {name}", "value": value} for name, value in answers.items()]
+    return rows
+
+
+def answers(progress: Callable[[], None] | None = None) -> list[Row]:
+    """How good answers are; the parts take some minutes on one core."""
+    parts: list[tuple[str, Callable[[], dict[str, float]]]] = [
+        ("ClapNQ", measure_answers.clapnq_figures),
+        ("quotes, ClapNQ", measure_answers.extractive_figures),
+        ("a model that lies, ClapNQ", measure_answers.planted_figures),
+        ("WiCE", measure_answers.wice_figures),
+        ("the judge, SciFact", measure_answers.judge_figures),
+        ("follow-ups, CANARD", measure_answers.canard_figures),
+        ("injections, BIPIA", measure_answers.injection_figures),
+    ]
+    rows = []
+    for name, figures in parts:
+        rows += [{"set": name, "what": what, "value": round(value, 4)} for what, value in figures().items()]
+        if progress:
+            progress()
+    return rows
+
+
+def crawling() -> list[Row]:
+    """How a crawl of the mini web behaves: nine sites on loopback with traps, killed once and gone on with."""
+    with _folder() as folder:
+        return [{"what": what, "value": value} for what, value in asdict(measure_crawl.measure(folder)).items()]
+
+
+def mini_web() -> Iterator[Page]:
+    """The pages of the mini web that can be read."""
+    return (page for page in map(extract.read, data.mini_web_pages()) if isinstance(page, Page))
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
