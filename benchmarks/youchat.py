@@ -70,7 +70,7 @@ def run(*, passages: int = 40_000, rounds: int = 3, write: bool = False, seed: i
     """
     read = [extract.read(each) for each in data.mini_web_pages()]
     pages = _first([each for each in read if isinstance(each, Page)], passages)
-    questions = [each.question for each in data.faq()]
+    questions = [each.question for each in data.faq() if terms.content_stems(each.question)]
     rows = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         engines = [
@@ -96,9 +96,9 @@ def run(*, passages: int = 40_000, rounds: int = 3, write: bool = False, seed: i
                 {
                     "engine": engine.name,
                     "passages": count,
-                    "passages a second": round(count / engine.seconds),
-                    "p50 ms": round(statistics.median(own), 2),
-                    "p99 ms": round(own[math.ceil(0.99 * len(own)) - 1], 2),
+                    "passages_per_s": round(count / engine.seconds),
+                    "p50_ms": round(statistics.median(own), 2),
+                    "p99_ms": round(own[math.ceil(0.99 * len(own)) - 1], 2),
                 }
             )
     if write:

@@ -5,6 +5,7 @@ asks can say what is fetched, from where, or whose language model writes."""
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,17 @@ def _pages(api: APIRouter, asking: Asking) -> None:
         if name not in _FILES:
             return JSONResponse({"detail": "not found"}, 404)
         return Response((here / name).read_text("utf-8"), media_type=_FILES[name], headers=_SAFE)
+
+    @api.get("/opensearch.xml")
+    def for_browsers(request: Request) -> Response:
+        """What a browser reads to search here from its address bar."""
+        page = escape(str(request.url.replace(query="")).removesuffix("opensearch.xml") + "ask")
+        text = (
+            '<?xml version="1.0" encoding="UTF-8"?><OpenSearchDescription xmlns="http://a9.com/-/spec/opensearch/1.1/">'
+            "<ShortName>YouChat</ShortName><Description>Answers from an index, each sentence with its source</Description>"
+            f'<Url type="text/html" template="{page}?q={{searchTerms}}"/></OpenSearchDescription>'
+        )
+        return Response(text, media_type="application/opensearchdescription+xml", headers=_SAFE)
 
     @api.get("/source", response_class=HTMLResponse)
     async def source(

@@ -325,7 +325,7 @@ def _opened(folder: Path | None, vectors: str, cluster: str | None, replicas: in
 
     if folder is None:
         folder = own_pages.folder()
-        if not (folder / "pages.sqlite").is_file():
+        if not own_pages.is_made():
             console.log("indexing this machine's Python documentation and Almanac's, for the first time …")
             with console.progress("crawling", 0, "pages") as advance:
                 own_pages.make(folder, _told(advance))

@@ -81,7 +81,9 @@ def answers(progress: Callable[[], None] | None = None) -> list[Row]:
 def crawling() -> list[Row]:
     """How a crawl of the mini web behaves: nine sites on loopback with traps, killed once and gone on with."""
     with _folder() as folder:
-        return [{"what": what, "value": value} for what, value in asdict(measure_crawl.measure(folder)).items()]
+        return [
+            {"what": what, "value": round(value, 4)} for what, value in asdict(measure_crawl.measure(folder)).items()
+        ]
 
 
 def mini_web() -> Iterator[Page]:

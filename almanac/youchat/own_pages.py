@@ -37,6 +37,18 @@ def folder() -> Path:
     return hub.cache() / "youchat" / "own-pages"
 
 
+def is_made() -> bool:
+    """Whether it is there."""
+    return (folder() / "pages.sqlite").is_file()
+
+
+def ready(progress: Callable[[crawl.Progress], None] | None = None) -> Path:
+    """The folder of this index, which is made if it is not there; `progress` as in `make`."""
+    if not is_made():
+        make(folder(), progress)
+    return folder()
+
+
 def make(folder: Path, progress: Callable[[crawl.Progress], None] | None = None) -> None:
     """Make this index.
 

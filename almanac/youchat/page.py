@@ -1,5 +1,5 @@
-"""The page of YouChat in Studio: the search page, in a frame, over the index in $ALMANAC_YOUCHAT_INDEX or else the user's own. A language
-model writes where $ALMANAC_YOUCHAT_LLM names its server. What the page asks is answered by `api`."""
+"""The page of YouChat in Studio: the search page, in a frame, over the index in $ALMANAC_YOUCHAT_INDEX or else that of this machine's own
+documentation. A language model writes where $ALMANAC_YOUCHAT_LLM names its server. What the page asks is answered by `api`."""
 
 import os
 from functools import cache
@@ -8,9 +8,8 @@ from pathlib import Path
 import gradio as gr
 from fastapi import APIRouter
 
-from almanac.runtime import hub
 from almanac.runtime.services import Services
-from almanac.youchat import api
+from almanac.youchat import api, own_pages
 from almanac.youchat.ask import Settings
 from almanac.youchat.asking import Asking
 from almanac.youchat.index import Index
@@ -42,6 +41,6 @@ def router() -> APIRouter:
 
 @cache
 def _index() -> Index:
-    """The index, opened at the first question."""
-    folder = os.environ.get("ALMANAC_YOUCHAT_INDEX", "")
-    return Index.open(Path(folder) if folder else hub.cache() / "youchat" / "index")
+    """The index, opened at the first question; that of this machine's documentation is made then, in some ten seconds."""
+    given = os.environ.get("ALMANAC_YOUCHAT_INDEX", "")
+    return Index.open(Path(given) if given else own_pages.ready())

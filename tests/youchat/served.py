@@ -26,8 +26,10 @@ PAGES = (
     Page("http://a.example/canberra", "Canberra", _CANBERRA,
          (Heading(1, "Canberra", 0), Heading(2, "Climate", _CANBERRA.index("Climate"), "climate")),
          fetched_at=FETCHED, published_at=PUBLISHED),
-    Page("http://b.example/sydney", "Sydney", "Sydney is the largest city of Australia. It has about 5.3 million inhabitants.", fetched_at=FETCHED),
-    Page("http://c.example/capitals", "Capitals", "The capital of Australia is Canberra, which was founded in 1913. The capital of France is Paris.", fetched_at=FETCHED),
+    Page("http://b.example/sydney", "Sydney", "Sydney is the largest city of Australia. It has about 5.3 million inhabitants.",
+         fetched_at=FETCHED),
+    Page("http://c.example/capitals", "Capitals",
+         "The capital of Australia is Canberra, which was founded in 1913. The capital of France is Paris.", fetched_at=FETCHED),
     Page("file:///srv/notes/opera.txt", "Opera", "The opera house of Sydney was opened in 1973 by Elizabeth II."),
     *(Page(f"http://d.example/{at}", f"Thing {at}", f"Thing {at} is made of wood and paint. It costs {at} coins.") for at in range(30)),
 )  # fmt: skip

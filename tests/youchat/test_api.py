@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -216,6 +217,25 @@ def test_who_leaves_a_stream_ends_its_work(held):
     assert said and not any(isinstance(event, Done) for event in said)
 
 
+def test_a_defect_is_told_without_its_insides(held):
+    class Broken:
+        def search(self, question: str, k: int) -> list[Hit]:
+            raise ValueError("secret /path")
+
+        page, idf, statistics = held.page, held.idf, held.statistics
+
+    with running(Broken()) as address, httpx.Client(base_url=address, trust_env=False) as client:
+        [(name, error)] = events(client, {"question": QUESTION})
+        assert name == "error" and "our defect" in error["message"]
+        whole = client.post("/youchat/api/ask", json={"question": QUESTION})
+        streamed = client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "?x"}], "stream": True}
+        )
+        searched = client.get("/search", params={"q": "x", "format": "json"})
+        assert whole.status_code == searched.status_code == 500 and '"server_error"' in streamed.text
+        assert not any("secret" in each.text for each in (whole, streamed, searched)) and "secret" not in str(error)
+
+
 def test_what_is_too_large_is_not_read(client):
     response = client.post("/youchat/api/ask", json={"question": QUESTION, "history": [{"question": "x" * 2_000_000}]})
     assert response.status_code == 413
@@ -301,6 +321,13 @@ def test_pages_forbid_everything_foreign(client):
         assert not addresses and not re.search(
             r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b", part
         )
+
+
+def test_a_browser_is_told_how_to_search_here(client, address):
+    told = ElementTree.fromstring(client.get("/youchat/opensearch.xml?q=<x>").text)
+    templates = [each.get("template") for each in told if each.tag.endswith("Url")]
+    assert templates == [f"{address}/youchat/ask?q={{searchTerms}}"]
+    assert client.get(templates[0].replace("{searchTerms}", "fog")).status_code == 200
 
 
 # OpenAI's API
@@ -410,7 +437,10 @@ def test_searxngs_form_may_be_posted_and_knows_dates(client):
 
 @pytest.mark.parametrize(
     ("query", "status"),
-    [("q=x&format=rss", 403), ("q=x&format=csv", 403), ("format=json", 400), ("q=x&format=json&pageno=0", 400), ("q=x&format=json&pageno=-1", 400)],
+    [
+        ("q=x&format=rss", 403), ("q=x&format=csv", 403), ("format=json", 400), ("q=x&format=json&pageno=0", 400),
+        ("q=x&format=json&pageno=-1", 400),
+    ],
 )  # fmt: skip
 def test_searxngs_refusals_are_as_searxngs(client, query, status):
     response = client.get(f"/search?{query}")
@@ -496,7 +526,10 @@ def test_whoever_asks_can_not_name_a_server(held):
 
 
 def test_a_stream_over_openais_api_takes_nothing_back(held):
-    lie = "Canberra was founded in 1913 as the capital of Australia [1]. Bananas are rich in iron [2]. Kings like tea [1]. Paris is a fish [3]."
+    lie = (
+        "Canberra was founded in 1913 as the capital of Australia [1]. Bananas are rich in iron [2]. Kings like tea [1]. "
+        "Paris is a fish [3]."
+    )
     with serving(lambda _: lie) as url, running(held, Settings("abstractive", endpoint=Endpoint(url))) as address:
         client = OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         messages: Any = [{"role": "user", "content": QUESTION}]
