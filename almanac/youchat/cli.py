@@ -193,6 +193,7 @@ def ask(
     vectors: str = "",
     replicas: int = 1,
     cluster: str | None = None,
+    picture: Path | None = None,
     json: bool = False,
 ) -> None:
     """Answer a question from an index, every sentence with references that can be checked.
@@ -212,6 +213,7 @@ def ask(
         vectors: who made the index's vectors, as `index --vectors` takes it; without, by words alone.
         replicas: of an index in shards: workers of each.
         cluster: of an index in shards: a Ray to hold them (local, auto or host:port); none: processes of this machine.
+        picture: a .png to draw the answer into.
         json: print one JSON object.
     """
     from almanac.youchat import ask as asking
@@ -220,6 +222,10 @@ def ask(
     settings = asking.Settings(mode, hits, endpoint=_endpoint(llm, llm_model))
     with _opened(index, vectors, cluster, replicas) as found:
         answer = asking.ask(question, found, settings=settings)
+    if picture is not None:
+        from almanac.youchat import draw
+
+        draw.card(answer, picture)
     console.result(wire.answer(answer), json, _written(answer))
 
 
@@ -299,6 +305,8 @@ def evaluate(
             found = measures[part]()
             if write:
                 results.write("youchat", part, found, seed)
+                if part == "answers":
+                    results.write("youchat", "audit", tables.audit(found), seed)
             rows += [{"part": part, **each} for each in found]
             advance(1, part)
     console.result({"rows": rows}, json, "\n".join(_line(str(each)) for each in rows))

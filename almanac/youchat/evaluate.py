@@ -78,6 +78,25 @@ def answers(progress: Callable[[], None] | None = None) -> list[Row]:
     return rows
 
 
+def audit(answers: list[Row]) -> list[Row]:
+    """Citations beside those of four commercial engines of 2023, whose sentences people judged; ours by `judge`, not by the verifier.
+
+    Args:
+        answers: of `answers`.
+    """
+    ours = {(row["set"], row["what"]): row["value"] for row in answers}
+    # Liu et al. 2023 (arXiv 2304.09848), abstract.
+    rows = [_cited("Bing Chat, NeevaAI, perplexity.ai, YouChat, mean", "people", 0.515, 0.745)]
+    for system, name in (("quotes", "quotes, ClapNQ"), ("a model that lies, verified", "a model that lies, ClapNQ")):
+        figures = (ours[name, "alce_recall"], ours[name, "alce_precision"])
+        rows.append(_cited(f"almanac, {system}", "judge.py", *figures))
+    return rows
+
+
+def _cited(system: str, judge: str, recall: float, precision: float) -> Row:
+    return {"system": system, "judged_by": judge, "citation_recall": recall, "citation_precision": precision}
+
+
 def crawling() -> list[Row]:
     """How a crawl of the mini web behaves: nine sites on loopback with traps, killed once and gone on with."""
     with _folder() as folder:

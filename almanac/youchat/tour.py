@@ -4,7 +4,7 @@ can't answer."""
 from pathlib import Path
 
 from almanac.runtime.report import Section
-from almanac.youchat import own_pages
+from almanac.youchat import draw, own_pages
 from almanac.youchat.ask import ask
 from almanac.youchat.documents import Answer
 from almanac.youchat.index import Index
@@ -22,7 +22,7 @@ def run(out: Path) -> Section:
     """Run once on real pages.
 
     Args:
-        out: folder for the index.
+        out: folder for the index and the pictures.
     """
     folder = out / "index"
     if not folder.exists():
@@ -36,6 +36,10 @@ def run(out: Path) -> Section:
         f"{held.pages} pages, those that pydoc serves on this machine and the project's own, were crawled and cut into "
         f"{held.passages:,} passages. {quoted} sentences answer {len(answers) - refused} of {len(answers)} questions, each of them "
         f"word by word in the page that it names; {refused} is refused: nothing that was found answers it.",
+        figures=[
+            (draw.card(answers[0], out / "answer.png"), "A question, its answer, and where each sentence stands"),
+            (draw.card(answers[-1], out / "refused.png"), "What the index does not hold is not answered"),
+        ],
         rows=[{"question": each.question, "answer": _said(each)} for each in answers],
     )
 

@@ -156,6 +156,7 @@ def test_a_race_on_a_track_of_ones_own(sophy, oval, tmp_path):
     said = message.inner_text().splitlines()
     assert len(said) == 2 and said[0] == "Notes.csv has no points"
     sophy.get_by_test_id("toast-close").click()
+    message.wait_for(state="detached")  # it fades
 
     sophy.get_by_label("Clear").first.click()
     upload(sophy, oval)
