@@ -49,8 +49,9 @@ def crawl(
     """Crawl sites politely and keep an index of them up to date.
 
     robots.txt is obeyed, a host is asked once a second at most, and only public addresses are connected to. All that came is kept as WARC
-    1.1 in DIR/crawl. A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on when it is started again; over a finished crawl it visits
-    what is due, and what changed or went is changed or goes in the index.
+    1.1 in DIR/crawl. A run that is stopped (Ctrl-C, SIGTERM, kill -9) goes on when it is started again. After one that came to its end,
+    sites that are named again are visited anew, and without names what is due by how often it changes; what changed or went is changed
+    or goes in the index.
 
     Args:
         urls: where to begin; none: go on with what DIR holds.

@@ -1,6 +1,7 @@
 """The crawl: many hosts at once, each at its own pace, within what robots.txt and pages allow, through the guard, into WARC files. It is
 one folder: `frontier.sqlite` says what is known of every address, `warc/` holds the pages. A run that was killed or stopped goes on when it
-is started again; a run over a finished folder visits what is due. `changed` and `pages` tell the index what to add and to drop."""
+is started again; after one that came to its end, sites that are named are visited anew, else what is due. `changed` and `pages` tell the
+index what to add and to drop."""
 
 import hashlib
 import sqlite3
@@ -112,7 +113,8 @@ def crawl(
     progress: Callable[[Progress], None] | None = None,
     resolver: Resolver = resolve,
 ) -> Summary:
-    """Fetch what is due: the seeds, what they lead to, and what was fetched before and is due again.
+    """Fetch the seeds and what they lead to. A run that was stopped or killed is gone on with; after one that came to its end, all that is
+    known of the seeds' hosts is visited anew, and without seeds what is due by how often it changes. What is as it was costs a 304.
 
     Args:
         seeds: addresses of pages; `https://` is added where there is no scheme. May be empty where the folder was crawled before.
@@ -195,9 +197,12 @@ class _Run:
         began = time.monotonic()
         workers = self._settings.workers
         try:
-            for found in first:
+            anew, named = self._frontier.begin(), list(first)
+            for found in named:
                 self._frontier.want(links.host_of(found.url))
                 self._frontier.add([found])
+            if anew:
+                self._frontier.again({links.host_of(found.url) for found in named})
             with (
                 Fetcher(self._guard, self._settings.limits, self._settings.contact, workers) as fetcher,
                 ThreadPoolExecutor(workers, "crawl") as threads,
@@ -215,6 +220,8 @@ class _Run:
                         self._stop.set()
                 for each in running:
                     each.result()
+            if not stopped:
+                self._frontier.end()
             if progress:
                 progress(self._progress())
             return self._summary(time.monotonic() - began, stopped)

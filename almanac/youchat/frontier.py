@@ -50,6 +50,7 @@ create table if not exists urls (id integer primary key, url text not null uniqu
 create index if not exists queues on urls (host, due, id) where due is not null;
 create index if not exists serials on urls (serial) where serial > 0;
 create table if not exists robots (origin text primary key, text text not null, closed text not null, expires real not null);
+create table if not exists runs (open integer not null);
 create table if not exists shapes (shape text primary key, known integer not null) without rowid;
 """
 
@@ -153,6 +154,29 @@ class Frontier:
         with self._lock:
             rows = self._all("select file, place from urls order by file desc, place desc limit 1")
             return (rows[0]["file"], rows[0]["place"]) if rows else ("", 0)
+
+    def begin(self) -> bool:
+        """Note that a run begins; gives whether the one before came to its end (or there was none), so that this one begins anew."""
+        with self._lock, self._database:
+            ended = not self._one("select max(open) from runs")
+            self._database.execute("delete from runs")
+            self._database.execute("insert into runs values (1)")
+            return ended
+
+    def end(self) -> None:
+        """Note that the run came to its end."""
+        with self._lock, self._database:
+            self._database.execute("update runs set open = 0")
+
+    def again(self, hosts: Iterable[str]) -> None:
+        """Everything that is known of some hosts is due now, and their robots.txt."""
+        with self._lock, self._database:
+            for name in hosts:
+                self._database.execute(
+                    "delete from robots where origin in (?, ?)", (f"http://{name}", f"https://{name}")
+                )
+                self._database.execute("update urls set due = min(due, ?) where host = ?", (time.time(), name))
+                self._due_now(self._host(name))
 
     def close(self) -> None:
         """Close the file."""

@@ -1,5 +1,6 @@
 """`almanac youchat …` as a person types it."""
 
+import gzip
 import json
 import os
 import signal
@@ -130,8 +131,6 @@ def test_wrong_use_is_told_in_two_lines(typed, tmp_path: Path, arguments: tuple,
 
 
 def a_site(pages: int) -> dict[str, bytes]:
-    import gzip
-
     return {f"/{n}.html": gzip.compress(PAGE.format(n=n, next=(n + 1) % pages).encode()) for n in range(pages)}
 
 
@@ -165,6 +164,24 @@ def test_a_crawl_is_stopped_goes_on_and_is_asked(tmp_path: Path):
         index = Index.open(tmp_path)
         assert len(index.urls()) == 40
         assert index.search("animal number 17 of the island")[0].passage.url.endswith("/17.html")
+
+
+def test_what_a_site_changes_and_deletes_changes_answers_at_the_next_crawl(typed, tmp_path: Path):
+    pages = a_site(4)
+    with mini_web.Web({"site": lambda target: mini_web.serve(pages)(target)}) as web:
+        host = web.hosts["site"]
+        command = ["youchat", "crawl", f"http://{host}/0.html", "--index", tmp_path, "--allow-host", host]
+        command += ["--own-delay", "0", "--json"]
+        assert run(typed(*command))["added"] == 4
+        edited = gzip.decompress(pages["/2.html"]).replace(b"hunts by night", b"sings in the rain")
+        pages["/2.html"] = gzip.compress(edited)
+        del pages["/3.html"]
+        facts = run(typed(*command))
+        assert (facts["changed"], facts["removed"], facts["added"]) == (1, 1, 0)
+        found = run(typed("youchat", "ask", "Which animal sings in the rain?", "--index", tmp_path, "--json"))
+        assert found["references"][0]["url"] == f"http://{host}/2.html"
+        hits = run(typed("youchat", "search", "animal number 3", "--index", tmp_path, "--json"))["results"]
+        assert hits and not any(hit["url"].endswith("/3.html") for hit in hits)
 
 
 @pytest.mark.slow

@@ -147,7 +147,8 @@ def test_a_second_crawl_tells_what_changed_and_what_is_gone(tmp_path: Path):
         run(web, tmp_path)
         first = crawl.changed(tmp_path)
         assert len(first.changed) == 7 and crawl.changed(tmp_path, first.until) == crawl.Changes(first.until, (), ())
-        assert run(web, tmp_path).fetched == 0  # nothing is due
+        asked = len(web.log)
+        assert run(web, tmp_path, seeds=()).fetched == 0 and len(web.log) == asked  # nothing is due
         replies["edited"], replies["hidden"] = "edited again", "<meta name='robots' content='noindex'>"
         replies["moved"] = Reply(b"", 301, {"Location": "/new"})
         replies["new"] = "new"
@@ -170,6 +171,27 @@ def test_a_second_crawl_tells_what_changed_and_what_is_gone(tmp_path: Path):
         due_again(tmp_path)
         run(web, tmp_path, seeds=())
         assert paths(crawl.changed(tmp_path, second.until).changed) == ["/deleted"]
+
+
+def test_a_site_that_is_named_again_is_visited_anew_once_the_run_before_has_ended(tmp_path: Path):
+    replies: dict[str, Reply | str] = {str(number): f"page {number}" for number in range(6)}
+    replies["index"] = anchors(*(f"/{number}" for number in range(6)))
+    stop = Event()
+
+    def stop_early(now: crawl.Progress) -> None:
+        if now.fetched >= 3:
+            stop.set()
+
+    with Web({"a": lambda target: site(**replies)(target)}) as web:
+        slowly = Settings(own_delay=0.3, wait=0.0)
+        first = run(web, tmp_path, slowly, stop=stop, progress=stop_early)
+        assert first.stopped and 3 <= first.fetched < 7
+        second = run(web, tmp_path)
+        assert (first.fetched + second.fetched, second.unchanged) == (7, 0)  # it went on
+        replies["3"] = "page 3 is another"
+        del replies["4"]
+        third = run(web, tmp_path)
+        assert (third.fetched, third.unchanged, third.gone) == (1, 5, 1)
 
 
 def test_a_site_in_trouble_keeps_its_pages(tmp_path: Path):
