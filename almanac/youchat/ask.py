@@ -151,7 +151,7 @@ def ask_stream(
         note=_left_out(index),
     )
     if verdict.outcome == "refused":
-        yield Done(replace(answer, closest=tuple(hits[: settings.closest])))
+        yield Done(replace(answer, closest=tuple(_a_page_once(hits)[: settings.closest])))
         return
     if settings.mode == "abstractive" and settings.endpoint:
         shown = hits[: settings.shown]
@@ -163,6 +163,14 @@ def ask_stream(
         answer = written
         yield Withdrawn(answer.note)
     yield from _told(joined(quotes, hits) if settings.mode == "semi" else quoted(quotes), hits, pages, answer)
+
+
+def _a_page_once(hits: Sequence[Hit]) -> list[Hit]:
+    """Each page's best hit."""
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.passage.url, hit)
+    return list(best.values())
 
 
 def _told(drafts: Sequence[Draft], hits: Sequence[Hit], pages: dict[str, Page], answer: Answer) -> Iterator[Event]:

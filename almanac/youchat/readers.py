@@ -160,7 +160,9 @@ def _line(line: str, place: str, base: str) -> Page | Unread:
         row = json.loads(line)
         text, name = row["text"], str(row["_id"])
         title, url = row.get("title") or "", row.get("url") or f"{base}?id={quote(name, safe='')}"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except KeyError as error:
+        return Unread(place, f"the line has no {error}; _id, title and text are wanted")
+    except (ValueError, TypeError, AttributeError) as error:
         return Unread(place, f"the line is not an object with _id, title and text ({type(error).__name__})")
     if not all(isinstance(each, str) for each in (text, title, url)) or not text.strip():
         return Unread(place, "its text is empty, or is no text")
