@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from almanac.nn.ema import EMA
 from almanac.runtime import checkpoint, console, device, replay
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
-from almanac.runtime.run_log import RunLog, stop_signals
+from almanac.runtime.run_log import RunLog
+from almanac.runtime.stopping import stop_signals
 
 Loss = Callable[[nn.Module, Any, torch.Generator], Tensor]
 """loss(model, batch, generator) → a scalar; whatever it draws, it draws from the generator. It runs under autocast."""

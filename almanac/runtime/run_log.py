@@ -1,10 +1,8 @@
-"""What a training run leaves behind while it goes on, line by line, and how it learns that it shall stop. Both are for the process that
-steps: `fit`, or the loop of a system that learns by acting."""
+"""What a training run leaves behind while it goes on, line by line: for the process that steps, `fit` or the loop of a system that learns
+by acting."""
 
 import json
 import os
-import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,25 +89,3 @@ class RunLog:
             except (ValueError, KeyError, TypeError):  # the process was killed while it wrote this line
                 return
             yield line
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[float]]:
-    """A list that is filled when the process is asked to stop. Who asks again after two seconds stops it at once; sooner
-    it is the same request, which a launcher passes on that the terminal has sent already."""
-    stopped: list[float] = []
-
-    def ask(number: int, frame: Any) -> None:
-        stopped.append(time.monotonic())
-        if stopped[-1] - stopped[0] > 2:
-            raise KeyboardInterrupt
-
-    try:
-        old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: whoever runs it there handles signals
-        old = {}
-    try:
-        yield stopped
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler or signal.SIG_DFL)

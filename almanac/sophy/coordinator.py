@@ -17,7 +17,8 @@ import torch
 
 from almanac.runtime import checkpoint, console, device
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
-from almanac.runtime.run_log import RunLog, stop_signals
+from almanac.runtime.run_log import RunLog
+from almanac.runtime.stopping import stop_signals
 from almanac.runtime.workers import Answer, Worker, WorkerDied, Workers
 from almanac.sophy import drive, env
 from almanac.sophy.learner import Learnt, Shard, Trainee

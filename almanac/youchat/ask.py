@@ -16,15 +16,12 @@ from almanac.youchat.documents import Answer, Hit, Page, Reference, Sentence
 from almanac.youchat.language_model import CANNOT, Endpoint
 from almanac.youchat.quotes import Quote, candidates, choose
 from almanac.youchat.refuse import decide
+from almanac.youchat.retrieve import fused
 from almanac.youchat.rewrite import Turn, rewrite
 from almanac.youchat.terms import words
 
 Mode = Literal["extractive", "semi", "abstractive"]
 """How an answer is written: quotes; quotes joined by a few words; a language model whose every sentence is checked."""
-_RRF = 60
-"""Of reciprocal rank fusion (Cormack et al. 2009)."""
-_PER_PAGE = 2
-"""Passages of one page that are read."""
 _MOST_WRITTEN = 12
 """Sentences of a language model that are read."""
 _LONGEST = 2_000
@@ -36,7 +33,7 @@ class Index(Protocol):
     """What is asked of an index."""
 
     def search(self, question: str, k: int) -> list[Hit]:
-        """The best `k` passages, best first; none for a question without words that it knows."""
+        """The best `k` passages, best first, two of a page at most; none for a question without words that it knows."""
         ...
 
     def page(self, url: str) -> Page | None:
@@ -251,27 +248,16 @@ def _left_out(index: Index) -> str:
 
 
 def _search(searches: Sequence[str], index: Index, k: int) -> tuple[list[Hit], dict[str, Page]]:
-    """What is found for a question and its rewrite, fused, at most two passages a page, each still exactly in its page."""
+    """What is found for a question and its rewrite, fused, each still exactly in its page."""
     lists = [index.search(each, k) for each in searches]
-    score: dict[tuple[str, int], float] = {}
-    best: dict[tuple[str, int], Hit] = {}
-    for hits in lists:
-        for rank, hit in enumerate(hits, 1):
-            key = (hit.passage.url, hit.passage.start)
-            score[key] = score.get(key, 0.0) + 1 / (_RRF + rank)
-            known = best.get(key, hit)
-            best[key] = replace(hit, bm25=max(hit.bm25, known.bm25), cosine=max(hit.cosine, known.cosine))
-    fused = lists[0] if len(lists) == 1 else [
-        replace(best[key], score=score[key]) for key in sorted(score, key=lambda key: -score[key])
-    ]  # fmt: skip
+    found = lists[0] if len(lists) == 1 else fused(lists, 2 * k)
     kept: list[Hit] = []
     pages: dict[str, Page] = {}
-    for hit in fused:
+    for hit in found:
         passage = hit.passage
         page = pages.get(passage.url) or index.page(passage.url)
         if page is None or page.text[passage.start : passage.end] != passage.text:
             continue  # it was deleted or changed since
         pages[passage.url] = page
-        if sum(each.passage.url == passage.url for each in kept) < _PER_PAGE:
-            kept.append(hit)
+        kept.append(hit)
     return kept[:k], pages

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Count = Annotated[int, tyro.conf.arg(name="k", aliases=["-k"])]
-Part = Literal["retrieval", "speed", "answers", "crawl"]
+Part = Literal["extraction", "retrieval", "speed", "answers", "crawl"]
 Mode = Literal["extractive", "semi", "abstractive"]
 _INDEX = Path(os.environ["ALMANAC_YOUCHAT_INDEX"]) if os.environ.get("ALMANAC_YOUCHAT_INDEX") else None
 _LLM = os.environ.get("ALMANAC_YOUCHAT_LLM", "")
@@ -69,6 +69,7 @@ def crawl(
         shards: cut a new index into so many, by pages.
         json: print one JSON object.
     """
+    from almanac.runtime.stopping import stop_signals
     from almanac.youchat import crawl as crawler
     from almanac.youchat import refresh
     from almanac.youchat.crawl_settings import Settings
@@ -80,9 +81,18 @@ def crawl(
     facts: dict[str, Any] = {}
     stopped = False
     if urls or sitemap or not warc:
-        with _stop() as stop, console.progress("crawling", 0, "pages") as advance:
+        stop = Event()
+        with stop_signals() as asked_to, console.progress("crawling", 0, "pages") as advance:
+            tell = _told(advance)
+
+            def progress(now: "Progress") -> None:
+                tell(now)
+                if asked_to and not stop.is_set():
+                    console.log("stopping: what is under way is finished")
+                    stop.set()
+
             found = crawler.crawl(
-                urls, index / refresh.CRAWL, settings, sitemap_seeds=sitemap, allow_hosts=allow_host, stop=stop, progress=_told(advance)
+                urls, index / refresh.CRAWL, settings, sitemap_seeds=sitemap, allow_hosts=allow_host, stop=stop, progress=progress
             )  # fmt: skip
         for host, reason in found.shut.items():
             console.log(f"{host} was left alone: {reason}")
@@ -273,7 +283,7 @@ def serve(
 
 def evaluate(
     *,
-    parts: tuple[Part, ...] = ("retrieval", "speed", "answers", "crawl"),
+    parts: tuple[Part, ...] = ("extraction", "retrieval", "speed", "answers", "crawl"),
     vectors: str = "",
     write: bool = False,
     seed: int = 0,
@@ -295,6 +305,7 @@ def evaluate(
 
     embedder = _embedder(vectors)
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "extraction": tables.extraction,
         "retrieval": lambda: tables.retrieval(embedder),
         "speed": tables.speed,
         "answers": tables.answers,
@@ -380,27 +391,6 @@ def _plan(folder: Path, count: int | None) -> None:
 
 
 # Telling
-
-
-@contextmanager
-def _stop() -> Iterator[Event]:
-    """An event that is set when the process is asked to stop; asked twice, it ends at once."""
-    import signal
-
-    event = Event()
-
-    def ask_to_stop(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-        console.log("stopping: what is under way is finished")
-
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _told(advance: Callable[..., None]) -> "Callable[[Progress], None]":

@@ -40,6 +40,8 @@ class Faq:
     """Of the page."""
     anchor: str
     """Of the heading; empty where the page has none."""
+    answer: str = ""
+    """What the section says, in a line."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def mini_web_pages() -> Iterator[Fetched]:
 def faq() -> list[Faq]:
     """The mini web's questions: 186 in the file, though its provenance speaks of 378."""
     rows = map(json.loads, (hub.data("pages") / "miniweb" / "faq_qa.jsonl").read_text(encoding="utf-8").splitlines())
-    return [Faq(row["question"], f"http://{row['site']}/{row['path']}", row["anchor"] or "") for row in rows]
+    return [
+        Faq(row["question"], f"http://{row['site']}/{row['path']}", row["anchor"] or "", row["answer_text"])
+        for row in rows
+    ]
 
 
 def stripped(pages: Iterable[Page], questions: Iterable[Faq]) -> tuple[list[Page], list[Gold]]:

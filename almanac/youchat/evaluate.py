@@ -1,6 +1,8 @@
-"""What is measured of YouChat, in four tables: how well search finds (SciFact, the mini web's questions), how fast an index is made and
-asked, how good answers are, and how a crawl behaves. The measuring itself is in `measure`, `measure_answers` and `measure_crawl`."""
+"""What is measured of YouChat, in five tables: what is left of pages, how well search finds (SciFact, the mini web's questions), how fast
+an index is made and asked, how good answers are, and how a crawl behaves. The measuring itself is in `measure`, `measure_answers` and
+`measure_crawl`."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -38,22 +40,31 @@ def _judged(row: Row) -> Row:
     return {name: row.get(name) for name in ("set", "ranking", "nDCG@10", "hit@1", "hit@5", "hit@10", "MRR")}
 
 
+def extraction() -> list[Row]:
+    """What of answers is left by ways of extraction, on the mini web's pages with questions, and how fast they are."""
+    questions = data.faq()
+    wanted = {each.url for each in questions}
+    return measure.extraction([page for page in data.mini_web_pages() if page.url in wanted], questions)
+
+
 def speed() -> list[Row]:
     """How fast an index of the mini web is made and asked, and what of its duplicates was collapsed."""
     pages: list[Page] = []
-    held = 0
+    held, begun = 0, time.process_time()
     for page in mini_web():
         held += len(split(page))
         pages.append(page)
         if held >= PASSAGES:
             break
+    seconds = time.process_time() - begun
     questions = [each.question for each in data.faq()]
     with _folder() as folder:
         made = measure.indexing(pages, folder / "index")
         index = Index.open(folder / "index")
         searches = measure.latency(lambda question: index.search(question, 10), questions)
         answers = measure.latency(lambda question: ask(question, index), questions)
-    rows = [{"what": name, "value": value} for name, value in made.items()]
+    rows = [{"what": "pages read and cut a CPU second", "value": round(len(pages) / seconds, 1)}]
+    rows += [{"what": name, "value": value} for name, value in made.items()]
     rows += [{"what": f"search, {name}", "value": value} for name, value in searches.items()]
     rows += [{"what": f"extractive answer, {name}", "value": value} for name, value in answers.items()]
     return rows

@@ -107,13 +107,12 @@ def rank_of(gold: Gold, hits: Sequence[Hit], index: Index) -> int | float:
     return math.inf
 
 
-def extraction(fetched: Sequence[Fetched], questions: Sequence[data.Faq], answers: Sequence[str]) -> list[Row]:
+def extraction(fetched: Sequence[Fetched], questions: Sequence[data.Faq]) -> list[Row]:
     """What ways of extraction keep of answers that are known word by word, and how much text they keep in all.
 
     Args:
         fetched: pages with questions.
-        questions: of these pages.
-        answers: to them, as the pages have them.
+        questions: of these pages, with their answers.
     """
     rows = []
     ways: dict[str, Callable[[Fetched], str]] = {
@@ -125,16 +124,12 @@ def extraction(fetched: Sequence[Fetched], questions: Sequence[data.Faq], answer
         begun = time.process_time()
         texts = {page.url: way(page) for page in fetched}
         seconds = time.process_time() - begun
-        kept = [
-            _kept(answer, texts[asked.url])
-            for asked, answer in zip(questions, answers, strict=True)
-            if asked.url in texts
-        ]
+        kept = [_kept(asked.answer, texts[asked.url]) for asked in questions if asked.url in texts]
         rows.append(
             {
                 "way": name,
-                "pages a CPU second": round(len(fetched) / seconds, 1),
-                "answers' five-word runs kept": round(sum(kept) / len(kept), 3),
+                "pages_per_cpu_s": round(len(fetched) / seconds, 1),
+                "kept": round(sum(kept) / len(kept), 3),
                 "words": sum(len(text.split()) for text in texts.values()),
             }
         )

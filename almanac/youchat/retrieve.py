@@ -153,7 +153,8 @@ def fused(lists: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
         for rank, hit in enumerate(each, 1):
             name = (hit.passage.url, hit.passage.start)
             scores[name] = scores.get(name, 0.0) + 1 / (RRF + rank)
-            hits.setdefault(name, hit)
+            known = hits.get(name, hit)
+            hits[name] = replace(hit, bm25=max(hit.bm25, known.bm25), cosine=max(hit.cosine, known.cosine))
     ordered = sorted(scores, key=lambda name: (-scores[name], name))
     kept = ranking.few_of_a_page(
         [replace(hits[name], score=scores[name]) for name in ordered], A_PAGE, lambda hit: hit.passage.url

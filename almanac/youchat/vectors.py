@@ -59,11 +59,6 @@ def folder() -> Path:
     return Path(places[0]) / "model"
 
 
-def is_installed() -> bool:
-    """Whether the wheel's files are here."""
-    return importlib.util.find_spec(PACKAGE) is not None
-
-
 class MiniLM:
     """all-MiniLM-L6-v2 on this machine.
 
