@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from almanac.runtime import console, results
-from almanac.youchat import data, extract, passages, terms
+from almanac.youchat.data import search_sets
 from almanac.youchat.documents import Page, Passage
-from almanac.youchat.index import Index
+from almanac.youchat.index.index import Index
+from almanac.youchat.text import extract, passages, terms
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Debian's, which is the one that Debian's python3-xapian is for."""
@@ -68,9 +69,9 @@ def run(*, passages: int = 40_000, rounds: int = 3, write: bool = False, seed: i
         seed: kept with the results; nothing is drawn.
         json: print one JSON object.
     """
-    read = [extract.read(each) for each in data.mini_web_pages()]
+    read = [extract.read(each) for each in search_sets.mini_web_pages()]
     pages = _first([each for each in read if isinstance(each, Page)], passages)
-    questions = [each.question for each in data.faq() if terms.content_stems(each.question)]
+    questions = [each.question for each in search_sets.faq() if terms.content_stems(each.question)]
     rows = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         engines = [

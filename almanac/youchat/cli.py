@@ -13,13 +13,13 @@ from almanac.runtime import console
 from almanac.runtime.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from almanac.youchat.crawl import Progress
+    from almanac.youchat.ask.language_model import Endpoint
+    from almanac.youchat.crawl.crawl import Progress
     from almanac.youchat.documents import Answer
-    from almanac.youchat.index import Index
-    from almanac.youchat.language_model import Endpoint
-    from almanac.youchat.refresh import Refreshed
-    from almanac.youchat.retrieve import Embeds
-    from almanac.youchat.shards import Shards
+    from almanac.youchat.index.index import Index
+    from almanac.youchat.index.refresh import Refreshed
+    from almanac.youchat.index.retrieve import Embeds
+    from almanac.youchat.index.shards import Shards
 
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Count = Annotated[int, tyro.conf.arg(name="k", aliases=["-k"])]
@@ -70,9 +70,9 @@ def crawl(
         json: print one JSON object.
     """
     from almanac.runtime.stopping import stop_signals
-    from almanac.youchat import crawl as crawler
-    from almanac.youchat import refresh
-    from almanac.youchat.crawl_settings import Settings
+    from almanac.youchat.crawl import crawl as crawler
+    from almanac.youchat.crawl.settings import Settings
+    from almanac.youchat.index import refresh
 
     settings = Settings(
         pages=pages, pages_per_host=pages_per_host, depth=depth, wander=wander, delay=delay, own_delay=own_delay, contact=contact
@@ -141,9 +141,9 @@ def index(
         vectors: also give passages vectors: minilm, the folder of its files, or the address of an embeddings endpoint (…/v1).
         json: print one JSON object.
     """
-    from almanac.youchat import refresh
-    from almanac.youchat import shards as cut
-    from almanac.youchat.index import Index
+    from almanac.youchat.index import refresh
+    from almanac.youchat.index import shards as cut
+    from almanac.youchat.index.index import Index
 
     if not paths:
         raise UserError("nothing to index was named", "name files or folders: almanac youchat index docs/ --index DIR")
@@ -181,7 +181,7 @@ def search(
         cluster: of an index in shards: a Ray to hold them (local, auto or host:port); none: processes of this machine.
         json: print one JSON object.
     """
-    from almanac.youchat import wire
+    from almanac.youchat.api import wire
 
     with _opened(index, vectors, cluster, replicas) as found:
         hits = found.search(question, k)
@@ -227,8 +227,8 @@ def ask(
         picture: a .png to draw the answer into.
         json: print one JSON object.
     """
-    from almanac.youchat import ask as asking
-    from almanac.youchat import wire
+    from almanac.youchat.api import wire
+    from almanac.youchat.ask import ask as asking
 
     settings = asking.Settings(mode, hits, endpoint=_endpoint(llm, llm_model))
     with _opened(index, vectors, cluster, replicas) as found:
@@ -273,8 +273,8 @@ def serve(
         raise UserError(
             f"serving needs {error.name}, which is not installed", "pip install 'almanac[studio]'"
         ) from None
-    from almanac.youchat import serve as service
-    from almanac.youchat.ask import Settings
+    from almanac.youchat.api import serve as service
+    from almanac.youchat.ask.ask import Settings
 
     with serving.listen(host, port) as listener, _opened(index, vectors, cluster, replicas) as found:
         console.log(f"YouChat on http://{host}:{listener.getsockname()[1]}")
@@ -301,7 +301,7 @@ def evaluate(
         json: print one JSON object.
     """
     from almanac.runtime import results
-    from almanac.youchat import evaluate as tables
+    from almanac.youchat.evaluate import evaluate as tables
 
     embedder = _embedder(vectors)
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -340,8 +340,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 @contextmanager
 def _opened(folder: Path | None, vectors: str, cluster: str | None, replicas: int) -> "Iterator[Index | Shards]":
     """An index, or its shards in workers of their own."""
-    from almanac.youchat import own_pages, shards
-    from almanac.youchat.index import Index
+    from almanac.youchat import own_pages
+    from almanac.youchat.index import shards
+    from almanac.youchat.index.index import Index
 
     if folder is None:
         folder = own_pages.folder()
@@ -369,7 +370,7 @@ def _crew(address: str | None, workers: int) -> Any:
 
 
 def _endpoint(address: str, model: str) -> "Endpoint | None":
-    from almanac.youchat.language_model import Endpoint
+    from almanac.youchat.ask.language_model import Endpoint
 
     return Endpoint(address, model, os.environ.get("OPENAI_API_KEY", "")) if address else None
 
@@ -377,13 +378,13 @@ def _endpoint(address: str, model: str) -> "Endpoint | None":
 def _embedder(name: str) -> "Embeds | None":
     if not name:
         return None
-    from almanac.youchat import vectors
+    from almanac.youchat.index import vectors
 
     return vectors.load(name, os.environ.get("OPENAI_API_KEY", ""))
 
 
 def _plan(folder: Path, count: int | None) -> None:
-    from almanac.youchat import shards
+    from almanac.youchat.index import shards
 
     if count is not None and count < 1:
         raise UserError(f"shards is {count}", "give at least 1")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from almanac.runtime import hub
 from almanac.runtime.errors import RunFailed
-from almanac.youchat import crawl, refresh
-from almanac.youchat.crawl_settings import Settings
+from almanac.youchat.crawl import crawl
+from almanac.youchat.crawl.settings import Settings
+from almanac.youchat.index import refresh
 
 MODULES = re.findall(
     r"\S+",

@@ -9,11 +9,12 @@ import gradio as gr
 from fastapi import APIRouter
 
 from almanac.runtime.services import Services
-from almanac.youchat import api, own_pages
-from almanac.youchat.ask import Settings
-from almanac.youchat.asking import Asking
-from almanac.youchat.index import Index
-from almanac.youchat.language_model import Endpoint
+from almanac.youchat import own_pages
+from almanac.youchat.api import api
+from almanac.youchat.api.asking import Asking
+from almanac.youchat.ask.ask import Settings
+from almanac.youchat.ask.language_model import Endpoint
+from almanac.youchat.index.index import Index
 
 _FRAME = (
     '<iframe class="youchat" src="ask" title="Search and ask" allow="clipboard-write" style="display: block; width: 100%; '

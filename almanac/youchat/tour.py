@@ -5,9 +5,9 @@ from pathlib import Path
 
 from almanac.runtime.report import Section
 from almanac.youchat import draw, own_pages
-from almanac.youchat.ask import ask
+from almanac.youchat.ask.ask import ask
 from almanac.youchat.documents import Answer
-from almanac.youchat.index import Index
+from almanac.youchat.index.index import Index
 
 QUESTIONS = (
     "What is the difference between a shallow and a deep copy?",

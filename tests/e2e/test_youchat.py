@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from tests.e2e.conftest import SCREENS
-from tests.youchat.served import HOSTILE, PAGES, QUESTION, UNANSWERED, index, running
+from tests.youchat.api.served import HOSTILE, PAGES, QUESTION, UNANSWERED, index, running
 
 ENOUGH = 60_000
 """ms for what takes a second on a machine that has nothing else to do."""

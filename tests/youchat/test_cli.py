@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from almanac.youchat import mini_web, own_pages
-from almanac.youchat.index import Index
-from almanac.youchat.stub_model import serving
+from almanac.youchat import own_pages
+from almanac.youchat.data import mini_web
+from almanac.youchat.evaluate.stub_model import serving
+from almanac.youchat.index.index import Index
 
 OTTERS = """# Otters
 

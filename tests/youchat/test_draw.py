@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from almanac.youchat import draw
-from almanac.youchat.ask import ask
+from almanac.youchat.ask.ask import ask
 from almanac.youchat.documents import Page
-from almanac.youchat.index import Index
+from almanac.youchat.index.index import Index
 
 TEXT = "Otters hold hands while they sleep on the water, so that they do not drift apart in the night."
 

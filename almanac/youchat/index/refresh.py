@@ -1,0 +1,95 @@
+"""An index is brought up to date: with a crawl, of which only what changed is read, or with files and folders. Shards or one index, it is
+the same here. What can't be read is told and left out; pages go in by portions, so that any number of them takes little memory."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from almanac.youchat.crawl import crawl
+from almanac.youchat.documents import Page
+from almanac.youchat.index import readers, shards
+from almanac.youchat.index.index import Index
+from almanac.youchat.index.store import Counts
+from almanac.youchat.text.extract import Unread
+
+CRAWL = "crawl"
+"""The folder of an index's crawl, in it."""
+_SEEN = "crawl-seen.json"
+"""How much of the crawl's history the index knows."""
+_PORTION = 500
+"""Pages."""
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What was done."""
+
+    counts: Counts
+    """Pages that went in, changed and went out."""
+    unread: tuple[Unread, ...]
+    """What could not be read, and why."""
+
+
+def from_crawl(folder: Path, progress: Callable[[int], None] | None = None) -> Refreshed:
+    """Take what a crawl has found, changed or lost since the last time into its index.
+
+    Args:
+        folder: the index's; its crawl is in it.
+        progress: is told how many pages were done, now and then.
+    """
+    seen = folder / _SEEN
+    since = json.loads(seen.read_text())["until"] if seen.is_file() else 0
+    changes = crawl.changed(folder / CRAWL, since)
+    found = (readers.read_fetched(each) for each in crawl.pages(folder / CRAWL, since))
+    done = update(folder, found, changes.gone, progress)
+    # Written last: what a run that is killed before it has done is done again, to the same end.
+    beside = seen.with_suffix(".part")
+    beside.write_text(json.dumps({"until": changes.until}))
+    beside.replace(seen)
+    return done
+
+
+def from_files(folder: Path, paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> Refreshed:
+    """Take files, and all files below folders, into an index.
+
+    Raises:
+        UserError: a path is not there.
+    """
+    return update(folder, readers.read(paths), (), progress)
+
+
+def update(
+    folder: Path,
+    found: Iterable[Page | Unread],
+    gone: Iterable[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Refreshed:
+    """Put pages into an index or its shards, and take addresses out."""
+    unread: list[Unread] = []
+    counts = [_put(folder, [], gone)]
+    for pages in _portions(found, unread):
+        counts.append(_put(folder, pages, ()))
+        if progress:
+            progress(len(pages))
+    return Refreshed(Counts(*(sum(each) for each in zip(*map(astuple, counts), strict=True))), tuple(unread))
+
+
+def _portions(found: Iterable[Page | Unread], unread: list[Unread]) -> Iterator[list[Page]]:
+    """Pages by portions; what is none is put aside."""
+    portion: list[Page] = []
+    for each in found:
+        if isinstance(each, Unread):
+            unread.append(each)
+            continue
+        portion.append(each)
+        if len(portion) == _PORTION:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _put(folder: Path, pages: Sequence[Page], gone: Iterable[str]) -> Counts:
+    folders = shards.plan(folder)
+    return shards.update(folders, pages, gone) if folders else Index.open(folder).update(pages, gone)
