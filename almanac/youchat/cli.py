@@ -66,7 +66,7 @@ def crawl(
         delay: seconds between requests to a host, at least 1.
         own_delay: the same for those of --allow-host; may be 0.
         contact: web or mail address that servers are told.
-        shards: cut a new index into so many, by pages.
+        shards: cut a new index into so many, by what pages say.
         json: print one JSON object.
     """
     from almanac.runtime.stopping import stop_signals
@@ -96,7 +96,10 @@ def crawl(
             )  # fmt: skip
         for host, reason in found.shut.items():
             console.log(f"{host} was left alone: {reason}")
+        for url, reason in found.troubles[:_TOLD]:
+            console.log(f"{url}: {reason}")
         facts |= {name: getattr(found, name) for name in _CRAWLED}
+        facts["troubles"] = [{"url": url, "reason": reason} for url, reason in found.troubles]
         stopped = found.stopped
         with console.progress("indexing", 0, "pages") as advance:
             facts |= _counted(refresh.from_crawl(index, advance))
@@ -137,7 +140,7 @@ def index(
     Args:
         paths: files and folders.
         index: the folder of the index, made where it is missing ($ALMANAC_YOUCHAT_INDEX).
-        shards: cut a new index into so many, by pages.
+        shards: cut a new index into so many, by what pages say.
         vectors: also give passages vectors: minilm, the folder of its files, or the address of an embeddings endpoint (…/v1).
         json: print one JSON object.
     """
@@ -177,15 +180,20 @@ def search(
             indexed at first use.
         k: how many.
         vectors: who made the index's vectors, as `index --vectors` takes it; without, by words alone.
-        replicas: of an index in shards: workers of each.
+        replicas: of an index in shards: workers of each, of which a second is asked where the first is slow.
         cluster: of an index in shards: a Ray to hold them (local, auto or host:port); none: processes of this machine.
         json: print one JSON object.
     """
     from almanac.youchat.api import wire
+    from almanac.youchat.ask.ask import left_out
 
+    _at_least_1("k", k)
     with _opened(index, vectors, cluster, replicas) as found:
         hits = found.search(question, k)
-    facts: dict[str, Any] = {"results": [wire.hit(hit) for hit in hits]}
+        note = left_out(found)
+    if note:
+        console.log(note)
+    facts: dict[str, Any] = {"results": [wire.hit(hit) for hit in hits], "note": note}
     lines = [
         f"{number}. {hit.passage.title}\n   {hit.passage.url}\n   {_line(hit.passage.text, 300)}"
         for number, hit in enumerate(hits, 1)
@@ -222,7 +230,7 @@ def ask(
         llm_model: its model; default: the first that it has.
         hits: passages that are read.
         vectors: who made the index's vectors, as `index --vectors` takes it; without, by words alone.
-        replicas: of an index in shards: workers of each.
+        replicas: of an index in shards: workers of each, of which a second is asked where the first is slow.
         cluster: of an index in shards: a Ray to hold them (local, auto or host:port); none: processes of this machine.
         picture: a .png to draw the answer into.
         json: print one JSON object.
@@ -230,6 +238,7 @@ def ask(
     from almanac.youchat.api import wire
     from almanac.youchat.ask import ask as asking
 
+    _at_least_1("hits", hits)
     settings = asking.Settings(mode, hits, endpoint=_endpoint(llm, llm_model))
     with _opened(index, vectors, cluster, replicas) as found:
         answer = asking.ask(question, found, settings=settings)
@@ -262,7 +271,7 @@ def serve(
         llm: a server with OpenAI's chat API, up to /v1, which may write answers ($ALMANAC_YOUCHAT_LLM; its key in $OPENAI_API_KEY).
         llm_model: its model; default: the first that it has.
         vectors: who made the index's vectors, as `index --vectors` takes it; without, by words alone.
-        replicas: of an index in shards: workers of each.
+        replicas: of an index in shards: workers of each, of which a second is asked where the first is slow.
         cluster: of an index in shards: a Ray to hold them (local, auto or host:port); none: processes of this machine.
     """
     try:
@@ -344,6 +353,7 @@ def _opened(folder: Path | None, vectors: str, cluster: str | None, replicas: in
     from almanac.youchat.index import shards
     from almanac.youchat.index.index import Index
 
+    _at_least_1("replicas", replicas)
     if folder is None:
         folder = own_pages.folder()
         if not own_pages.is_made():
@@ -386,9 +396,14 @@ def _embedder(name: str) -> "Embeds | None":
 def _plan(folder: Path, count: int | None) -> None:
     from almanac.youchat.index import shards
 
-    if count is not None and count < 1:
-        raise UserError(f"shards is {count}", "give at least 1")
+    if count is not None:
+        _at_least_1("shards", count)
     shards.plan(folder, count)
+
+
+def _at_least_1(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name} is {value}", "give at least 1")
 
 
 # Telling
@@ -424,7 +439,7 @@ def _counted(done: "Refreshed") -> dict[str, Any]:
 
 
 _TOLD = 20
-"""Files that can't be read and are named."""
+"""Addresses and files that can't be had or read and are named."""
 
 
 def _written(answer: "Answer") -> str:

@@ -187,14 +187,7 @@ class Telling:
         self._spans = [span for sentence in answer.sentences for span in sentence.spans]
         references = [self._reference(each) for each in answer.references]
         closest = self.hits(self._question, answer.closest)
-        searched = getattr(self._index(), "searched", None)  # of shards: how many have answered
-        partly = searched is not None and searched.answered < searched.of
-        return {
-            **wire.answer(answer),
-            "references": references,
-            "closest": closest,
-            "shards": str(searched) if partly else "",
-        }
+        return {**wire.answer(answer), "references": references, "closest": closest}
 
     def hits(self, question: str, hits: Sequence[Hit]) -> list[dict[str, Any]]:
         """Passages that were found, each with the lines that fit the question best."""

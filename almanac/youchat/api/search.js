@@ -218,7 +218,6 @@ function finish(turn, told) {
   } else if (told.missing.length) after.push(remark("lacks", told.outcome === "partial" ? "Answered in part. Nothing that was found speaks of " : "Nothing that was found speaks of ", ...names, "."));
   if (told.removed) after.push(remark("removed", make("b", "", `${plural(told.removed, "statement")} removed`), " that no page supports."));
   if (told.note) after.push(remark("note", told.note));
-  if (told.shards) after.push(remark("note", `Not all of the index answered: ${told.shards}.`));
   if (told.sentences.length) {
     const copy = make("button", "plain-button", "Copy with sources");
     copy.type = "button";

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from almanac.youchat.api import snippets, wire
 from almanac.youchat.api.asking import LONGEST, Asking, Served
+from almanac.youchat.ask.ask import left_out
 from almanac.youchat.documents import Hit
 
 ENGINE = "almanac"
@@ -55,6 +56,7 @@ def results(index: Served, question: str, page: int) -> dict[str, Any]:
         found.setdefault(hit.passage.url, hit)
     hits = list(found.values())
     shown = hits[_A_PAGE * (page - 1) : _A_PAGE * page] if page <= _PAGES else []
+    note = left_out(index)
     lines = snippets.of_hits(question, shown, index.idf)
     entries = [
         _result(hit, "".join(piece["text"] for piece in line), _A_PAGE * (page - 1) + place)
@@ -62,7 +64,7 @@ def results(index: Served, question: str, page: int) -> dict[str, Any]:
     ]
     return {
         "query": question, "number_of_results": len(hits), "results": entries, "answers": [], "corrections": [],
-        "infoboxes": [], "suggestions": [], "unresponsive_engines": [],
+        "infoboxes": [], "suggestions": [], "unresponsive_engines": [[ENGINE, note]] if note else [],
     }  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def ask_stream(
         missing=verdict.missing,
         searched=asked.expanded if len(asked.searches) > 1 else "",
         confidence=verdict.confidence,
-        note=_left_out(index),
+        note=left_out(index),
     )
     if verdict.outcome == "refused":
         yield Done(replace(answer, closest=tuple(_a_page_once(hits)[: settings.closest])))
@@ -239,7 +239,7 @@ def _unless_it_cannot(said: Iterator[Cited], abstained: list[bool]) -> Iterator[
             yield each
 
 
-def _left_out(index: Index) -> str:
+def left_out(index: Index) -> str:
     """What an index in shards says of those that did not answer."""
     searched = getattr(index, "searched", None)
     if searched is None or searched.answered == searched.of:

@@ -9,6 +9,7 @@ _WHOLE = 12
 _EDGE = 4
 """Words of a beginning or an end."""
 _TRIMMED = re.compile(r"^\W+|\W+$")
+_OPENING = re.compile(r"^\W+(?=\w)")
 
 
 def link(url: str, text: str, start: int, end: int) -> str:
@@ -35,6 +36,7 @@ def encoded(words: str) -> str:
 
 
 def _directive(text: str, start: int, end: int) -> str:
+    start += len(re.match(r"\W*", text[start:end])[0])  # type: ignore[index]
     words = text[start:end].split()
     if not any(_TRIMMED.sub("", word) for word in words):
         return ""
@@ -64,7 +66,9 @@ def _prefixed(flat: str, directive: str, first: str, here: int, before: str) -> 
         return directive
     words = before.split()
     for count in range(1, min(len(words), 30) + 1):
-        prefix = _TRIMMED.sub("", " ".join(words[-count:]))
+        prefix = _OPENING.sub(
+            "", " ".join(words[-count:])
+        )  # a browser skips white space after a prefix, and nothing else
         if not prefix:
             continue
         if _first_after(flat, _flat(prefix), first) == here:
@@ -73,12 +77,12 @@ def _prefixed(flat: str, directive: str, first: str, here: int, before: str) -> 
 
 
 def _first_after(flat: str, prefix: str, first: str) -> int:
-    """Where a browser that looks for `prefix` and then, after white space or marks, for `first` finds the latter."""
+    """Where a browser that looks for `prefix` and then, after white space, for `first` finds the latter."""
     at = _found(flat, prefix, 0)
     while at >= 0:
-        after = re.compile(r"\W*").match(flat, at + len(prefix))
-        if after and flat.startswith(first, after.end()):
-            return after.end()
+        after = at + len(prefix) + flat.startswith(" ", at + len(prefix))
+        if flat.startswith(first, after):
+            return after
         at = _found(flat, prefix, at + 1)
     return -1
 

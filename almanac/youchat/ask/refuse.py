@@ -28,7 +28,7 @@ class Verdict:
     confidence: float
     """The probability that the hits hold an answer, in [0, 1]."""
     missing: tuple[str, ...]
-    """Words of the question, as they were typed, that none of the hits that were read speaks of."""
+    """Words of the question, as they were typed, that none of the hits speaks of."""
 
 
 def decide(
@@ -44,7 +44,7 @@ def decide(
         weights: None: those that ship.
     """
     weights = weights or model("refuse")
-    missing = missing_words(question, [_topic(hit) + " " + hit.passage.text for hit in hits[:_READ]])
+    missing = missing_words(question, [_topic(hit) + " " + hit.passage.text for hit in hits])
     if not hits or not quotes:
         return Verdict("refused", 0.0, missing)
     asked = read(question, idf)

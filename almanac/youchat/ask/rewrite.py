@@ -74,16 +74,24 @@ def rewrite(question: str, history: Sequence[Turn]) -> Rewrite:
         if new and len(added) + len(new) <= _ADDED:
             added += new
             have |= {stem(word.lower()) for word in new}
-    topic = [word for word in re.findall(r"[^\W_]+", _topic(history)) if _tells(word.lower())][:_OF_TOPIC]
+    about = (
+        _topic(history) if _leans(question) else ""
+    )  # a short question that leans on nothing may have left the topic
+    topic = [word for word in re.findall(r"[^\W_]+", about) if _tells(word.lower())][:_OF_TOPIC]
     meant = " ".join((question, *(word for word in topic if stem(word.lower()) not in content_stems(question))))
     return Rewrite(question, f"{question} {' '.join(added)}".strip(), meant)
 
 
 def stands_alone(question: str) -> bool:
     """Whether a question needs nothing of what was said before."""
-    if _REFERS.search(question) or _ELLIPSIS.search(question):
+    if _leans(question):
         return False
     return len(content_stems(question)) >= _ENOUGH or len(_names(question)) >= 2
+
+
+def _leans(question: str) -> bool:
+    """Whether a question has a word that stands for what was said, or leaves out what only that can fill."""
+    return bool(_REFERS.search(question) or _ELLIPSIS.search(question) or not content_stems(question))
 
 
 def _phrases(history: Sequence[Turn]) -> list[str]:

@@ -17,6 +17,7 @@ from resiliparse.parse.encoding import detect_mime
 from almanac.youchat.crawl import links
 from almanac.youchat.crawl.guard import Guard, Refused, deadline, port_of
 from almanac.youchat.documents import Fetched
+from almanac.youchat.text.directives import TOKEN
 
 Reason = Literal["refused", "unreachable", "slow", "large", "type", "status", "redirects", "damaged"]
 """The guard refused it; no connection; out of time; out of bytes; not text; an error's status; too many or circular redirects; bytes
@@ -106,7 +107,7 @@ class Fetcher:
         self._guard = guard
         self._limits = limits or Limits()
         self._pool = guard.pool(connections)
-        self._agent = f"{links.TOKEN}/1.0 (+{contact})" if contact else f"{links.TOKEN}/1.0"
+        self._agent = f"{TOKEN}/1.0 (+{contact})" if contact else f"{TOKEN}/1.0"
 
     def __enter__(self) -> "Fetcher":
         return self

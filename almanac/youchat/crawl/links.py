@@ -1,9 +1,9 @@
-"""What a page says to a crawler: where its links lead, which address it calls its own, and what may be done with it (`robots` in its head
-and in X-Robots-Tag). And how addresses are written so that one page has one. Whether a link is followed is for others to say."""
+"""What a page says to a crawler: where its links lead, which address it calls its own, and what may be done with it (`directives`). And
+how addresses are written so that one page has one. Whether a link is followed is for others to say."""
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -13,9 +13,8 @@ import lxml.html
 
 from almanac.youchat.documents import Fetched
 from almanac.youchat.text import charset
+from almanac.youchat.text.directives import NAMES, Directives, directives
 
-TOKEN = "AlmanacBot"
-"""Our name in robots.txt and in pages' heads (RFC 9309, 2.2.1: the product token)."""
 HTML = ("text/html", "application/xhtml+xml")
 """Content types that may hold links."""
 _LONGEST = 2_000
@@ -26,26 +25,12 @@ _SESSION = re.compile(r";(?:jsessionid|phpsessid)=[^/?#;]*", re.IGNORECASE)
 _REFRESH = re.compile(r"\s*\d*[^;,]*[;,]\s*url\s*=\s*['\"]?([^'\"]+)", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?")
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})|([^!-~]|[\"<>\\^`{|}%])", re.ASCII)
-_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-"""Words of X-Robots-Tag that have a colon of their own, and are no crawler's name."""
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _NOT_TEXT = re.compile(
     r"\.(?:7z|apk|avi|avif|bin|bmp|bz2|css|deb|dmg|doc[xm]?|eot|exe|flac|flv|gif|gz|ico|iso|jar|jpe?g|js|json|m4[av]|mjs|mkv|mov|mp[34]|mpe?g"
     r"|msi|og[agv]|opus|otf|pkg|png|pp[ts]x?|ps|rar|rpm|rss|svgz?|swf|tar|tgz|tiff?|tt[cf]|wav|web[mp]|whl|wm[av]|woff2?|xlsx?|xz|zip|zst)",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Directives:
-    """What may be done with a page."""
-
-    index: bool = True
-    """It may be found by searching."""
-    follow: bool = True
-    """Its links may be followed."""
-    archive: bool = True
-    """A copy of it may be kept."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +47,18 @@ class Links:
 
 def read(page: Fetched) -> Links:
     """The links and directives of a page. Of what is not HTML, only its response's headers speak."""
-    said = _from_header(page.headers.get("x-robots-tag", ""))
+    header = page.headers.get("x-robots-tag", "")
     if page.content_type.partition(";")[0].strip().lower() not in HTML:
-        return Links((), "", _directives(said))
-    base, canonical, found = "", "", []
+        return Links((), "", directives(header))
+    base, canonical, found, metas = "", "", [], []
     for element in _elements(page):
         address = element.get("href") or element.get("src") or ""
         if element.tag == "base":
             base = base or _join(page.url, address.strip()) or ""
         elif element.tag == "meta":
             content = element.get("content") or ""
-            if (element.get("name") or "").strip().lower() in ("robots", TOKEN.lower()):
-                said |= _words(content)
+            if (element.get("name") or "").strip().lower() in NAMES:
+                metas.append(content)
             refresh = (
                 _REFRESH.match(content) if (element.get("http-equiv") or "").strip().lower() == "refresh" else None
             )
@@ -87,8 +72,8 @@ def read(page: Fetched) -> Links:
                 canonical = canonical or target
             elif relations & {"next", "prev"}:
                 found.append(target)
-    directives = _directives(said)
-    return Links(tuple(dict.fromkeys(found)) if directives.follow else (), canonical, directives)
+    allowed = directives(header, metas)
+    return Links(tuple(dict.fromkeys(found)) if allowed.follow else (), canonical, allowed)
 
 
 def normalise(address: str, base: str = "") -> str | None:
@@ -194,28 +179,3 @@ def _without_dots(path: str) -> str:
     if parts and parts[-1] in (".", ".."):
         kept.append("")
     return "/" + "/".join(kept)
-
-
-def _words(content: str) -> set[str]:
-    return {word.strip().lower() for word in content.split(",")}
-
-
-def _from_header(value: str) -> set[str]:
-    """The words of X-Robots-Tag that speak to us: those for everybody, and those behind our name."""
-    said, to_us = set(), True
-    for word in re.split(r"[,\n]", value):
-        name, colon, rest = word.partition(":")
-        if colon and name.strip().lower() not in _WITH_VALUES:
-            to_us, word = name.strip().lower() in (TOKEN.lower(), "*"), rest
-        if to_us:
-            said.add(word.strip().lower())
-    return said
-
-
-def _directives(said: Iterable[str]) -> Directives:
-    words = set(said)
-    return Directives(
-        index=not words & {"noindex", "none"},
-        follow=not words & {"nofollow", "none"},
-        archive=not words & {"noarchive", "nocache"},
-    )

@@ -11,6 +11,7 @@ from protego import Protego
 from almanac.youchat.crawl import links
 from almanac.youchat.crawl.fetch import ANY, Failure, Fetcher
 from almanac.youchat.documents import Fetched
+from almanac.youchat.text.directives import TOKEN
 
 MOST_BYTES = 500 * 1024
 """That are parsed; the rest of a longer file is not there (RFC 9309, 2.5, asks for at least as many)."""
@@ -39,13 +40,13 @@ class Robots:
 
     def allows(self, url: str) -> bool:
         """Whether we may fetch an address of this origin: the longest rule decides, and `Allow` between equals."""
-        return not self.closed and self._rules.can_fetch(url, links.TOKEN)
+        return not self.closed and self._rules.can_fetch(url, TOKEN)
 
     @property
     def delay(self) -> float:
         """s between two requests, as the site asks; 0 where it does not."""
-        rate = self._rules.request_rate(links.TOKEN)
-        return max(self._rules.crawl_delay(links.TOKEN) or 0.0, rate.seconds / rate.requests if rate else 0.0)
+        rate = self._rules.request_rate(TOKEN)
+        return max(self._rules.crawl_delay(TOKEN) or 0.0, rate.seconds / rate.requests if rate else 0.0)
 
     @property
     def sitemaps(self) -> tuple[str, ...]:

@@ -38,12 +38,15 @@ class Fingerprint:
 
 def fingerprint(text: str) -> Fingerprint:
     """The fingerprint of a page's text."""
-    words = text.lower().split()
-    exact = hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).hexdigest()
-    hashes = np.fromiter(map(_hash, words), np.uint64, len(words))
+    exact = hashlib.sha256(" ".join(text.lower().split()).encode("utf-8", "surrogatepass")).hexdigest()
     made = _empty().copy()
-    made.update_batch(np.unique(_shingles(hashes[:_MOST_SHINGLES])).tolist())
+    made.update_batch(np.unique(_shingles(_hashes(text))).tolist())
     return Fingerprint(exact, made.hashvalues.astype(np.uint32))
+
+
+def least_hash(text: str) -> int:
+    """The least hash of a text's runs of words by one more permutation: two texts share it with the probability of their similarity."""
+    return int(_shingles(_hashes(text)).min())
 
 
 def similarity(one: Signature, other: Signature) -> float:
@@ -75,6 +78,11 @@ def _empty() -> MinHash:
 @lru_cache(1 << 16)
 def _hash(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+
+
+def _hashes(text: str) -> np.ndarray:
+    words = text.lower().split()[:_MOST_SHINGLES]
+    return np.fromiter(map(_hash, words), np.uint64, len(words))
 
 
 def _shingles(hashes: np.ndarray) -> np.ndarray:

@@ -182,6 +182,10 @@ class Index:
         """The addresses of all pages, in order."""
         return self._store.urls()
 
+    def addresses(self, beginning: str) -> list[str]:
+        """All addresses that begin so, of pages and of their aliases."""
+        return self._store.addresses(beginning)
+
     def statistics(self, stems: Sequence[str] = ()) -> Statistics:
         """How much there is, and in how many passages each of some stems is."""
         return self._store.statistics(stems)

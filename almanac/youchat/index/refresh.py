@@ -3,8 +3,9 @@ the same here. What can't be read is told and left out; pages go in by portions,
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from almanac.youchat.crawl import crawl
 from almanac.youchat.documents import Page
@@ -51,12 +52,48 @@ def from_crawl(folder: Path, progress: Callable[[int], None] | None = None) -> R
 
 
 def from_files(folder: Path, paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> Refreshed:
-    """Take files, and all files below folders, into an index.
+    """Take files, and all files below folders, into an index. What such a folder held before and holds no more goes out, and so do the
+    documents that a JSONL file has no line for any more.
 
     Raises:
         UserError: a path is not there.
     """
-    return update(folder, readers.read(paths), (), progress)
+    met: set[str] = set()
+    done = update(folder, _noted(readers.read(paths), met), _vanished(folder, paths), progress)
+    left = {url for each in _collections(paths) - met for url in _known(folder, each + "?id=")} - met
+    if not left:
+        return done
+    gone = _put(folder, [], left)
+    return Refreshed(replace(done.counts, removed=done.counts.removed + gone.removed), done.unread)
+
+
+def _noted(found: Iterable[Page | Unread], met: set[str]) -> Iterator[Page | Unread]:
+    """What is read, the addresses of JSONL files' documents noted, and those of files that can't be read."""
+    for each in found:
+        if isinstance(each, Unread) or each.identifier:
+            met.add(each.url)
+        yield each
+
+
+def _vanished(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Addresses in an index of files that lay below some folders and are there no more."""
+    known = (url for path in paths if path.is_dir() for url in _known(folder, _address(path) + "/"))
+    return [url for url in known if not Path(unquote(urlsplit(url).path)).exists()]
+
+
+def _collections(paths: Sequence[Path]) -> set[str]:
+    """The addresses of JSONL files, whose documents have addresses below them."""
+    files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
+    return {_address(file) for file in files if file.name.lower().endswith((".jsonl", ".jsonl.gz"))}
+
+
+def _known(folder: Path, beginning: str) -> Iterator[str]:
+    for each in shards.plan(folder) or [folder]:
+        yield from Index.open(each).addresses(beginning)
+
+
+def _address(path: Path) -> str:
+    return path.resolve().as_uri().rstrip("/")
 
 
 def update(

@@ -1,11 +1,11 @@
-"""An index cut into shards by pages, each held by workers of its own (processes here, Ray's actors on a cluster) and by several of them
-where replicas are wanted. A question goes through the two phases of `retrieve` in all shards at once, so that they rank as one index
+"""An index cut into shards by what pages say, each held by workers of its own (processes here, Ray's actors on a cluster), by several of
+them where replicas are wanted. A question goes through the two phases of `retrieve` in all shards at once, so that they rank as one index
 does. A worker that dies is replaced while another one answers; a shard that does not answer in time is left out, and that is said."""
 
-import hashlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from almanac.runtime import console
 from almanac.runtime.errors import UserError
 from almanac.runtime.workers import Answer, Worker, WorkerDied, Workers
 from almanac.youchat.documents import Hit, Page, Passage
-from almanac.youchat.index import ranking, retrieve
+from almanac.youchat.index import duplicates, ranking, retrieve
 from almanac.youchat.index.index import Index
 from almanac.youchat.index.ranking import Query, Scored, Statistics
 from almanac.youchat.index.retrieve import Embeds
@@ -28,6 +28,8 @@ _PLAN = "shards.json"
 """Beside the shards' folders: how many there are."""
 PATIENCE_S = 2.0
 """How long a question waits for a shard in each phase."""
+_SECOND_ASKED = 0.25
+"""After which part of that another worker of the shard is asked too (hedged requests, Dean and Barroso 2013)."""
 FIRST_PATIENCE_S = 120.0
 """How long the first question waits: workers are starting."""
 
@@ -48,6 +50,8 @@ class _Shard:
 
     folder: Path
     workers: list[Worker] = field(default_factory=list)
+    owes: list[tuple[Worker, Answer]] = field(default_factory=list)
+    """Who was asked and has not answered yet."""
 
 
 class Shards:
@@ -95,12 +99,7 @@ class Shards:
 
     def page(self, url: str) -> Page | None:
         """The page at an address, or of which it is an alias."""
-        own = shard_of(url, len(self._shards))
-        found = self._all([own], "page", url).get(own)
-        if found is None:  # an alias's page may be in any shard
-            others = (each for each in range(len(self._shards)) if each != own)
-            found = next((each for each in self._all(others, "page", url).values() if each), None)
-        return found
+        return next((each for each in self._all(range(len(self._shards)), "page", url).values() if each), None)
 
     def idf(self, stem: str) -> float:
         """ln(1 + (N − n + ½)/(n + ½)) of a stem among the passages' texts."""
@@ -137,7 +136,9 @@ class Shards:
         of = len(self._shards)
         for shard in sorted({number % of for number in numbers}):
             own = [number // of for number in numbers if number % of == shard]
-            for number, passage in self._all([shard], "passages", own).get(shard, {}).items():
+            found = self._all([shard], "passages", own)
+            self._left_out |= {shard} - set(found)
+            for number, passage in found.get(shard, {}).items():
                 held[number * of + shard] = passage
         return held
 
@@ -152,36 +153,53 @@ class Shards:
             return self._answers(shards, method, arguments, self._patience_s if seconds is None else seconds)
 
     def _answers(self, shards: Iterable[int], method: str, arguments: tuple, seconds: float) -> dict[int, Any]:
-        until = time.monotonic() + seconds
+        until, second = time.monotonic() + seconds, time.monotonic() + seconds * _SECOND_ASKED
         found: dict[int, Any] = {}
-        waiting: dict[int, tuple[Answer, Worker]] = {}
-        tries: dict[int, int] = {}
+        waiting: list[tuple[int, Worker, Answer]] = []
+        tries: Counter[int] = Counter()
 
         def ask(number: int) -> None:
-            worker = self._shards[number].workers[0]
-            tries[number] = tries.get(number, 0) + 1
-            waiting[number] = worker.ask(method, *arguments), worker
+            worker = self._free(number)
+            if worker is not None and tries[number] <= len(self._shards[number].workers):
+                tries[number] += 1
+                self._shards[number].owes.append((worker, worker.ask(method, *arguments)))
+                waiting.append((number, *self._shards[number].owes[-1]))
 
         for number in shards:
             ask(number)
-        while waiting and (left := until - time.monotonic()) > 0:
-            there = {id(each) for each in self._crew.ready([answer for answer, _ in waiting.values()], left)}
-            for number, (answer, worker) in list(waiting.items()):
-                if id(answer) not in there:
+        while (left := [each for each in waiting if each[0] not in found]) and (now := time.monotonic()) < until:
+            there = self._crew.ready([answer for *_, answer in left], (second if now < second else until) - now)
+            for number, worker, answer in left:
+                if not any(each is answer for each in there):
                     continue
-                del waiting[number]
+                waiting.remove((number, worker, answer))
+                self._shards[number].owes.remove((worker, answer))
                 try:
                     found[number] = answer.value()
                 except WorkerDied:
                     self._replace(number, worker)
-                    if tries[number] <= len(self._shards[number].workers):
-                        ask(number)
+                    ask(number)
                 except (UserError, RuntimeError) as error:
                     console.log(f"shard {number} can't answer: {error}")
-        for number, (_, worker) in waiting.items():  # too late: another one is asked next time
-            workers = self._shards[number].workers
-            workers.sort(key=lambda each: each is worker)
+            if now < second <= time.monotonic():  # whoever is slow gets a rival
+                for number in {each[0] for each in waiting} - found.keys():
+                    ask(number)
         return found
+
+    def _free(self, number: int) -> Worker | None:
+        """The worker of a shard that is asked next; one that still owes an answer is not, so that nobody waits for it twice."""
+        shard = self._shards[number]
+        there = self._crew.ready([answer for _, answer in shard.owes], 0.0) if shard.owes else []
+        for worker, answer in [each for each in shard.owes if any(one is each[1] for one in there)]:
+            shard.owes.remove((worker, answer))
+            try:
+                answer.value()
+            except WorkerDied:
+                self._replace(number, worker)
+            except (UserError, RuntimeError):
+                pass  # it came too late for anybody to be told
+        busy = [worker for worker, _ in shard.owes]
+        return next((each for each in shard.workers if each not in busy), None)
 
     def _replace(self, number: int, worker: Worker) -> None:
         """Another worker in the place of one that died, asked last: it must start first."""
@@ -195,9 +213,10 @@ def _opened(folder: Path) -> Index:
     return Index.open(folder, create=False)
 
 
-def shard_of(url: str, count: int) -> int:
-    """The shard that a page belongs to, by its address."""
-    return int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % count
+def shard_of(text: str, count: int) -> int:
+    """The shard that a page belongs to, by what it says: pages that say the same meet in one, and near duplicates of similarity s with a
+    probability of at least s, since that is how likely two texts share a least hash."""
+    return duplicates.least_hash(text) % count
 
 
 def plan(folder: Path, count: int | None = None) -> list[Path]:
@@ -211,7 +230,10 @@ def plan(folder: Path, count: int | None = None) -> list[Path]:
         UserError: it has another number of them, or the index that is there has none.
     """
     path = folder / _PLAN
-    held = json.loads(path.read_text())["shards"] if path.is_file() else 0
+    try:
+        held = int(json.loads(path.read_text())["shards"]) if path.is_file() else 0
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged", "index again, into another folder") from None
     if count is not None and count != held:
         if held or (folder / "pages.sqlite").is_file():
             raise UserError(
@@ -224,17 +246,14 @@ def plan(folder: Path, count: int | None = None) -> list[Path]:
 
 
 def update(folders: Sequence[Path], pages: Iterable[Page], removed_urls: Iterable[str] = ()) -> Counts:
-    """Put pages into the shards that they belong to, and take addresses out of theirs, as `Index.update` does; near duplicates are
-    found within a shard."""
-    count = len(folders)
+    """Put pages into the shards that they belong to, and take addresses out, as `Index.update` does."""
+    gone = list(removed_urls)  # told to all: a page that was found there may call another address its own
     portions: list[list[Page]] = [[] for _ in folders]
     for page in pages:
-        portions[shard_of(page.url, count)].append(page)
-    gone: list[list[str]] = [[] for _ in folders]
-    for url in removed_urls:
-        gone[shard_of(url, count)].append(url)
-    counts = [
-        astuple(Index.open(folder).update(own, removed))
-        for folder, own, removed in zip(folders, portions, gone, strict=True)
-    ]
+        portions[shard_of(page.text, len(folders))].append(page)
+    counts = []
+    for number, (folder, own) in enumerate(zip(folders, portions, strict=True)):
+        index = Index.open(folder)
+        index.update([], [page.url for other in portions if other is not portions[number] for page in other])
+        counts.append(astuple(index.update(own, gone)))  # what only moved to another shard does not count as removed
     return Counts(*(sum(each) for each in zip(*counts, strict=True)))

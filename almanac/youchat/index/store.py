@@ -33,6 +33,7 @@ CREATE TABLE pages(
     headings TEXT NOT NULL, language TEXT NOT NULL, fetched TEXT, published TEXT, identifier TEXT NOT NULL, canonical INTEGER NOT NULL,
     sha256 TEXT NOT NULL, exact TEXT NOT NULL, signature BLOB NOT NULL);
 CREATE INDEX pages_exact ON pages(exact);
+CREATE INDEX pages_found ON pages(found);
 CREATE INDEX pages_identifier ON pages(identifier) WHERE identifier != '';
 CREATE TABLE aliases(url TEXT PRIMARY KEY, page INTEGER NOT NULL, exact TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX aliases_page ON aliases(page);
@@ -151,6 +152,14 @@ class Store:
         """The addresses of all pages, in order."""
         return [row[0] for row in self.connection.execute("SELECT url FROM pages ORDER BY url")]
 
+    def addresses(self, beginning: str) -> list[str]:
+        """All addresses that begin so: of pages, their aliases, and where pages were found."""
+        query = " UNION ".join(
+            f"SELECT {name} FROM {table} WHERE substr({name}, 1, ?1) = ?2"
+            for name, table in (("url", "pages"), ("found", "pages"), ("url", "aliases"))
+        )
+        return [row[0] for row in self.connection.execute(query, (len(beginning), beginning))]
+
     def statistics(self, stems: Iterable[str] = ()) -> Statistics:
         """The whole, and in how many passages each of some stems is."""
         totals = json.loads(self.fact("totals") or "[0, 0, 0, 0]")
@@ -256,11 +265,13 @@ class Store:
         found = page.aliases[0] if page.is_canonical and page.aliases else page.url
         page = self._with_own_address(page, found, mark)
         write = self.connection.execute
+        for (before,) in write("SELECT id FROM pages WHERE found = ? AND url != ?", (found, page.url)).fetchall():
+            self._remove(before, changes)  # it called another address its own then
         sha256 = hashlib.sha256(page.text.encode("utf-8", "surrogatepass")).hexdigest()
         old = write("SELECT id, sha256, title, headings FROM pages WHERE url = ?", (page.url,)).fetchone()
         if old and old[1:] == (sha256, page.title, _headings(page)):
             write(
-                "UPDATE pages SET fetched = ?, published = ?, found = ? WHERE id = ?",
+                "UPDATE pages SET fetched = ?, published = ?, found = iif(found = url, found, ?) WHERE id = ?",
                 (_said(page.fetched_at), _said(page.published_at), found, old[0]),
             )
             self._add_aliases(page.aliases, old[0], mark.exact)
@@ -369,14 +380,13 @@ class Store:
         return aliases
 
     def _remove_url(self, url: str, changes: _Changes) -> int:
-        """An address is gone. Its page moves to an alias that says exactly the same, if there is one; else it goes, near ones with it: they
-        say something else, and come back when they are fetched again."""
+        """An address is gone, and what was found there, whatever it calls itself. Its page moves to an alias that says exactly the same, if
+        there is one; else it goes, near ones with it: they say something else, and come back when they are fetched again."""
         write = self.connection.execute
-        if write("DELETE FROM aliases WHERE url = ?", (url,)).rowcount:
-            return 1
-        row = write("SELECT id, exact FROM pages WHERE url = ?", (url,)).fetchone()
+        was_alias = write("DELETE FROM aliases WHERE url = ?", (url,)).rowcount
+        row = write("SELECT id, exact FROM pages WHERE url = ?1 OR found = ?1 ORDER BY url != ?1", (url,)).fetchone()
         if row is None:
-            return 0
+            return was_alias
         heir = write(
             "SELECT url FROM aliases WHERE page = ? AND exact = ? ORDER BY length(url), url LIMIT 1", row
         ).fetchone()

@@ -1,10 +1,10 @@
 """A response becomes a page: its characters, main text, title, headings with anchors, dates and language. Hidden text goes first
 (`hidden`); then resiliparse leaves out what is not the page's own matter. Headings are marked before and found again after that, which
 gives exact offsets. On the mini web's pages of questions this keeps 97.0 % of the answers' five-word runs, trafilatura 92.1 % in more than
-twice the time (`measure.extraction`); on pages of news trafilatura is the better one (F1 0.962 to 0.927, specification 6.4)."""
+twice the time (`measure_search.extraction`); on pages of news trafilatura is the better one (F1 0.962 to 0.927, specification 6.4)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from resiliparse.parse.html import HTMLTree
 
 from almanac.youchat.documents import Fetched, Heading, Page
 from almanac.youchat.text.charset import decode
+from almanac.youchat.text.directives import NAMES, directives
 from almanac.youchat.text.hidden import clean_characters, remove_hidden
 
 LARGEST = 16 * 2**20
@@ -64,8 +65,7 @@ def read(fetched: Fetched) -> Page | Unread:
     if len(fetched.body) > LARGEST:
         size = len(fetched.body) / 2**20
         return Unread(fetched.url, f"its {size:.0f} MiB are more than the {LARGEST // 2**20} MiB that are read")
-    robots = fetched.headers.get("x-robots-tag", "").lower()
-    if _forbids(robots):
+    if not directives(fetched.headers.get("x-robots-tag", "")).index:
         return Unread(fetched.url, "it asks not to be indexed (X-Robots-Tag)")
     if kind == "text/plain":
         return of_text(clean_characters(decode(fetched.body, fetched.content_type)), fetched)
@@ -88,7 +88,7 @@ def of_html(html: str, fetched: Fetched, whole: bool = False) -> Page | Unread:
         return Unread(fetched.url, "it holds no HTML")
     if document.query_selector(_TOO_DEEP) is not None:
         return Unread(fetched.url, f"its elements are within each other more than {_DEEPEST} deep")
-    if any(_forbids(each.lower()) for each in _meta(tree, "robots")):
+    if not directives("", _meta(tree, NAMES)).index:
         return Unread(fetched.url, "it asks not to be indexed (robots in its head)")
     said = clean_characters(tree.title or "").split()
     declared = ((document.query_selector("html") or tree.body).getattr("lang") or "")[:2].lower()
@@ -238,16 +238,8 @@ def _published(fetched: Fetched) -> datetime | None:
         return None
 
 
-def _meta(tree: HTMLTree, name: str) -> Iterator[str]:
-    """What `<meta name=…>` say."""
-    for node in tree.document.query_selector_all(f'meta[name="{name}" i]')[:] if tree.document else ():
+def _meta(tree: HTMLTree, names: Iterable[str]) -> Iterator[str]:
+    """What `<meta name=…>` of some names say."""
+    wanted = ", ".join(f'meta[name="{name}" i]' for name in names)
+    for node in tree.document.query_selector_all(wanted)[:] if tree.document else ():
         yield node.getattr("content") or ""
-
-
-def _forbids(robots: str) -> bool:
-    """Whether the directives say not to index; those for another crawler (`otherbot: noindex`) do not count."""
-    for part in robots.split(","):
-        agent, colon, rule = part.rpartition(":")
-        if rule.strip() in ("noindex", "none") and (not colon or agent.strip() in ("", "robots")):
-            return True
-    return False

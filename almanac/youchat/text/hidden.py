@@ -15,7 +15,7 @@ _NEVER_SHOWN = (
 """Elements whose text nobody reads in the page."""
 
 _INVISIBLE = re.compile(
-    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e01ef\ue000-\uf8ff]"
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e01ef\ue000-\uf8ff\ud800-\udfff]"
     "|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 )
 """Soft hyphen, zero widths, bidirectional controls, tags, variation selectors beyond 16, private use, controls."""
@@ -30,25 +30,47 @@ _RULE = re.compile(r"([^{}@;]+)\{([^{}]*)\}")
 _SHEET_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _FAR = 900
 """Pixels (or percent) away from the page's edge: no longer on it."""
-_NEAR = 20
+_NEAR = 0.08
 """Two colours whose channels differ by no more than this can't be told apart in passing."""
-_NAMES = {"white": (255, 255, 255), "snow": (255, 250, 250), "ivory": (255, 255, 240), "black": (0, 0, 0)} | {
-    "whitesmoke": (245, 245, 245), "ghostwhite": (248, 248, 255), "floralwhite": (255, 250, 240), "red": (255, 0, 0),
-    "blue": (0, 0, 255), "green": (0, 128, 0), "yellow": (255, 255, 0), "gray": (128, 128, 128), "grey": (128, 128, 128),
-    "navy": (0, 0, 128), "darkblue": (0, 0, 139), "silver": (192, 192, 192), "maroon": (128, 0, 0), "purple": (128, 0, 128),
-}  # fmt: skip
-_WHITE = (255, 255, 255)
+_SMALL_PX = 3.0
+"""Letters of that size are specks."""
+_EVERY_SCREEN = re.compile(
+    r"(?:only\s+)?(?:all|screen)?(?:\s*and\s*)?(?:\(\s*min-width\s*:\s*(?:[0-2]?\d?\d|3[01]\d|320)px\s*\))?\s*"
+)
+"""Conditions of `@media` that hold on any screen: no telephone's is narrower than 320 pixels."""
+_WHITE = (1.0, 1.0, 1.0)
 
-Colour = tuple[int, int, int]
+Colour = tuple[float, float, float]
+"""Red, green and blue from 0 to 1."""
 
 
 def remove_hidden(tree: HTMLTree) -> None:
     """Take the elements out of a page that it does not show. What was in its head is gone too: read that first."""
-    for sheet in _found(tree, "style"):
-        for selector in _hiding_selectors(sheet.text):
+    sheets = [_rules(sheet.text) for sheet in _found(tree, "style")]
+    for selector, style in (each for rules in sheets for each in rules):
+        by_turns = ":" in selector or selector.lower() in ("html", "body")  # :hover; a script shows the whole page
+        if not by_turns and _hides(style):
             _remove(_found(tree, selector))
+    ground = _ground(tree, sheets)
+    if ground:
+        for selector, style in (each for rules in sheets for each in rules):
+            letters = _colour(style.get("color", ""))
+            if letters and _alike(letters, ground) and not _background(style):
+                _remove([node for node in _found(tree, selector) if _alike(letters, _behind(node, ground))])
     _remove(_found(tree, _NEVER_SHOWN))
-    _remove([node for node in _found(tree, "[style], font[color]") if _is_hidden(node)])
+    _remove([node for node in _found(tree, "[style], font[color]") if _is_hidden(node, ground or _WHITE)])
+
+
+def _ground(tree: HTMLTree, sheets: list[tuple[tuple[str, dict[str, str]], ...]]) -> Colour | None:
+    """The colour behind the whole page; None where sheets colour single elements too, or are in other files, so that it can't be told
+    what stands on what."""
+    ground = _WHITE
+    for selector, style in (each for rules in sheets for each in rules):
+        if behind := _background(style):
+            if not {each.strip().lower() for each in selector.split(",")} <= {"html", "body", ":root"}:
+                return None
+            ground = behind
+    return None if _found(tree, "link[rel~=stylesheet]") else ground
 
 
 def _remove(nodes: list[Any]) -> None:
@@ -74,50 +96,44 @@ def _found(tree: HTMLTree, selector: str) -> list[Any]:
 
 
 @lru_cache(256)  # the pages of a site have the same sheets
-def _hiding_selectors(sheet: str) -> tuple[str, ...]:
-    """Selectors of a sheet whose rules hide what they select, on a screen of any size."""
+def _rules(sheet: str) -> tuple[tuple[str, dict[str, str]], ...]:
+    """A sheet's selectors and what they declare, of rules that hold on a screen of any size."""
     text = _MEDIA.sub(
-        lambda found: found[2] if found[1].strip().lower() in ("", "all", "screen") else "",
+        lambda found: found[2] if _EVERY_SCREEN.fullmatch(found[1].strip().lower()) else "",
         _SHEET_COMMENT.sub("", sheet),
     )
-    found = []
-    for rule in _RULE.finditer(text):
-        selector = rule[1].strip()
-        by_turns = ":" in selector or selector.lower() in ("html", "body")  # :hover; a script shows the whole page
-        if not by_turns and _hides(_declarations(rule[2])):
-            found.append(selector)
-    return tuple(found)
+    return tuple((rule[1].strip(), _declarations(rule[2])) for rule in _RULE.finditer(text))
 
 
-def _is_hidden(node: Any) -> bool:
+def _is_hidden(node: Any, ground: Colour) -> bool:
     """Whether an element's own style hides it, or its letters have the colour behind them."""
     style = _declarations(node.getattr("style") or "")
     if _hides(style):
         return True
     colour = _colour(style.get("color") or (node.getattr("color") if node.tag == "font" else "") or "")
-    return colour is not None and _alike(colour, _behind(node))
+    return colour is not None and _alike(colour, _behind(node, ground))
 
 
 def _hides(style: dict[str, str]) -> bool:
     """Whether declarations take an element out of sight."""
     overflow = style.get("overflow", "") + style.get("overflow-x", "") + style.get("overflow-y", "")
     clipped = "hidden" in overflow or "clip" in overflow
-    colour, behind = (
-        _colour(style.get("color", "")),
-        _colour(style.get("background-color", style.get("background", ""))),
-    )
+    colour, behind = _colour(style.get("color", "")), _background(style)
     return (
         style.get("display") == "none"
         or style.get("visibility") in ("hidden", "collapse")
         or style.get("content-visibility") == "hidden"
         or _is_zero(style.get("opacity"), 0.05)
-        or _is_zero(style.get("font-size"), 1.0)
-        or style.get("color", "").replace(" ", "") in ("transparent", "rgba(0,0,0,0)")
+        or _is_zero(style.get("zoom"), 0.05)
+        or re.search(r"opacity\(\s*(?:0|0?\.0\d*|[0-5]%)\s*\)", style.get("filter", "")) is not None
+        or _is_zero(style.get("font-size"), _SMALL_PX)
+        or any(_is_zero(each.partition("/")[0], _SMALL_PX) for each in style.get("font", "").split())
+        or any(_is_clear(style.get(name, "")) for name in ("color", "-webkit-text-fill-color"))
         or (clipped and any(_is_zero(style.get(side), 1.0) for side in ("width", "height", "max-width", "max-height")))
         or _is_far(style.get("text-indent"))
         or (
             style.get("position") in ("absolute", "fixed", "relative")
-            and any(_is_far(style.get(side)) for side in ("left", "top", "right", "bottom"))
+            and any(map(_is_far, (*(style.get(side) for side in ("left", "top", "right", "bottom")), *style.get("inset", "").split())))
         )
         or any(_is_far(style.get(side)) for side in ("margin-left", "margin-top"))
         or re.search(r"rect\(\s*[01](px)?[\s,]+[01](px)?[\s,]+[01](px)?[\s,]+[01](px)?\s*\)", style.get("clip", "")) is not None
@@ -150,7 +166,8 @@ def _is_zero(value: str | None, limit: float) -> bool:
 def _is_far(value: str | None) -> bool:
     """Whether a length leads off the page."""
     found = re.fullmatch(_LENGTH, value or "")
-    return found is not None and _number(found[1]) * {"em": 16, "rem": 16}.get(found[2] or "", 1) <= -_FAR
+    scale = {"em": 16, "rem": 16, "vw": 9, "vh": 9, "%": 9}.get(found[2] or "", 1) if found else 0
+    return found is not None and _number(found[1]) * scale <= -_FAR
 
 
 def _number(text: str) -> float:
@@ -160,34 +177,46 @@ def _number(text: str) -> float:
         return 1.0
 
 
-def _behind(node: Any) -> Colour:
-    """The colour behind an element, by inline styles and `bgcolor`; white where nothing is said."""
+def _behind(node: Any, ground: Colour) -> Colour:
+    """The colour behind an element, by inline styles and `bgcolor`; the page's where nothing is said."""
     at = node
     while hasattr(at, "getattr"):  # the document, above the outermost element, has no attributes
-        style = _declarations(at.getattr("style") or "")
-        said = style.get("background-color") or style.get("background") or at.getattr("bgcolor") or ""
-        colour = _colour(said)
+        colour = _background(_declarations(at.getattr("style") or "")) or _colour(at.getattr("bgcolor") or "")
         if colour is not None:
             return colour
         at = at.parent
-    return _WHITE
+    return ground
+
+
+def _background(style: dict[str, str]) -> Colour | None:
+    return _colour(style.get("background-color") or style.get("background") or "")
 
 
 def _colour(value: str) -> Colour | None:
-    """`#fff`, `#ffffff`, `rgb(…)` or a name, of the first word that is one; None where there is none."""
-    value = value.strip().lower()
-    found = re.search(r"#([0-9a-f]{3,8})\b", value)
-    if found:
-        digits = found[1]
-        if len(digits) in (3, 4):
-            return tuple(int(each * 2, 16) for each in digits[:3])  # type: ignore[return-value]
-        if len(digits) in (6, 8):
-            return tuple(int(digits[at : at + 2], 16) for at in (0, 2, 4))  # type: ignore[return-value]
-        return None
-    found = re.search(r"rgba?\(\s*(\d+)[\s,]+(\d+)[\s,]+(\d+)", value)
-    if found:
-        return int(found[1]), int(found[2]), int(found[3])
-    return next((_NAMES[word] for word in re.findall(r"[a-z]+", value) if word in _NAMES), None)
+    """The first colour in a value that is one and can be seen; None where there is none."""
+    found = _parsed(value.strip().lower())
+    return found[:3] if found and found[3] > 0 else None
+
+
+def _is_clear(value: str) -> bool:
+    """Whether a value is a colour that can't be seen, such as `transparent` or `rgb(0 0 0 / 0)`."""
+    found = _parsed(value.strip().lower())
+    return found is not None and found[3] <= 0.05
+
+
+@lru_cache(1 << 12)
+def _parsed(value: str) -> tuple[float, float, float, float] | None:
+    """Red, green, blue and opacity of the first part of a value that is a colour (CSS Color 4)."""
+    import tinycss2
+    from tinycss2 import color4
+
+    parts: list = tinycss2.parse_component_value_list(value)
+    for part in parts:
+        found = color4.parse_color(part)
+        if found is not None and not isinstance(found, str):
+            red, green, blue, opacity = (part or 0.0 for part in found.to("srgb"))  # a missing one is none of it
+            return red, green, blue, opacity
+    return None
 
 
 def _alike(one: Colour, other: Colour) -> bool:

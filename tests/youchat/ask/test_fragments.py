@@ -20,7 +20,7 @@ def browser_finds(url: str, text: str) -> tuple[int, int] | None:
     suffix = unquote(parts.pop()[1:]) if parts[-1].startswith("-") else ""
     assert 1 <= len(parts) <= 2 and not suffix
     flexible = [r"\s+".join(map(re.escape, unquote(part).split())) for part in parts]
-    before = r"(?<!\w)" + r"\s+".join(map(re.escape, prefix.split())) + r"\W*" if prefix else ""
+    before = r"(?<!\w)" + r"\s+".join(map(re.escape, prefix.split())) + r"\s*" if prefix else ""
     pattern = before + r"((?<!\w)" + r"(?!\w).*?(?<!\w)".join(flexible) + r"(?!\w))"
     found = re.search(pattern, text, re.IGNORECASE | re.DOTALL)
     return found.span(1) if found else None
@@ -47,7 +47,7 @@ def test_a_repeated_sentence_is_told_by_what_stands_before_it():
     text = "One thing. It is not set. Another thing. It is not set. End."
     second = text.rindex("It is")
     assert lands(text, second, second + len("It is not set."))
-    assert "-," in link("http://a.example/", text, second, second + len("It is not set."))
+    assert ".-," in link("http://a.example/", text, second, second + len("It is not set."))
 
 
 def test_the_marks_of_a_directive_are_encoded():

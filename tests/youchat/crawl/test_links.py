@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almanac.youchat.crawl import links
-from almanac.youchat.crawl.links import Directives
 from almanac.youchat.documents import Fetched
+from almanac.youchat.text.directives import Directives
 
 
 def page(html: str, tag: str = "", content_type: str = "text/html") -> Fetched:

@@ -24,7 +24,9 @@ STYLES = """display:none|DISPLAY : None !important|visibility:hidden|opacity:0|f
 color:#fff|color:#FEFEFE|color:rgb(255, 255, 255)|color:transparent|color:red;background-color:#f00|text-indent:-9999px
 position:absolute;left:-9999px|position:fixed;top:-5000px|width:0;overflow:hidden|height:0px;overflow:hidden|max-height:0;overflow:hidden
 clip:rect(0,0,0,0);position:absolute|clip:rect(1px, 1px, 1px, 1px)|clip-path:inset(100%)|transform:scale(0)|margin-left:-9999px
-content-visibility:hidden|visibility:collapse|transform:translateX(-9999px)""".replace("\n", "|").split("|")
+content-visibility:hidden|visibility:collapse|transform:translateX(-9999px)|color:rgba(9,9,9,0)|color:rgb(0 0 0 / 0)|color:#0000
+color:hsl(0,0%,100%)|-webkit-text-fill-color:transparent|font:0/0 a|filter:opacity(0)|zoom:0|position:absolute;left:-200vw|font-size:2px
+position:fixed;inset:-9999px auto auto -9999px""".replace("\n", "|").split("|")
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -40,6 +42,25 @@ def test_what_an_inline_style_hides_is_not_text(style: str):
 )
 def test_what_is_shown_stays(style: str):
     assert "acme" in text_of(f'<body>{SEEN}<p style="{style}">{SECRET}</p>{SEEN}')
+
+
+@pytest.mark.parametrize(
+    "sheet, shown",
+    [
+        (".x {color: #fffffe}", False), ("body {background: #111} .x {color: #111}", False),
+        ("body {background: #111} .x {color: white}", True), (".x {color: white} .dark {background: black}", True),
+        ("@media (min-width: 1px) {.x {display: none}}", False), ("@media (max-width: 600px) {.x {display: none}}", True),
+        ("@media print {.x {display: none}}", True), (".x {color: white; background: navy}", True),
+    ],
+)  # fmt: skip
+def test_a_sheet_hides_what_it_makes_unseen_on_every_screen(sheet: str, shown: bool):
+    html = f'<head><style>{sheet}</style></head><body class=dark>{SEEN}<p class="x">{SECRET}</p>{SEEN}'
+    assert ("acme" in text_of(html)) == shown
+
+
+def test_white_letters_are_left_where_another_sheet_may_colour_the_ground():
+    head = "<head><link rel=stylesheet href=/s.css><style>.x {color: white}</style></head>"
+    assert "acme" in text_of(f'{head}<body>{SEEN}<p class="x">{SECRET}</p>{SEEN}')
 
 
 def test_white_letters_on_a_dark_ground_are_shown():
