@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from almanac.nn.ema import EMA
 from almanac.runtime import checkpoint, console, device, replay
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
+from almanac.runtime.lamb import Lamb
 from almanac.runtime.run_log import RunLog
 from almanac.runtime.stopping import stop_signals
 
@@ -49,6 +51,10 @@ class FitConfig:
     """Steps over which the learning rate rises from zero."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's two decay rates."""
+    eps: float = 1e-8
+    """Keeps AdamW's quotient finite."""
+    lamb: bool = False
+    """Whether LAMB (You et al. 2020) takes AdamW's place: for batches of thousands."""
     weight_decay: float = 0.0
     """Weight decay."""
     muon: float = 0.0
@@ -348,14 +354,15 @@ def _read(last: Path, seed: int) -> dict[str, Any]:
 
 
 def _optimizers(model: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon before it where it is wanted. A group's `share` is its learning rate over the schedule's."""
+    """AdamW or LAMB, and Muon before it where it is wanted. A group's `share` is its learning rate over the schedule's."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         hidden = parameter.ndim == 2 and "blocks" in name.split(".")
         (matrices if config.muon and hidden else others).append(parameter)
     groups = [{"params": others, "share": 1.0}]
+    kind = Lamb if config.lamb else partial(torch.optim.AdamW, fused=True)
     found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True)
+        kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
     ]
     if matrices:
         groups = [{"params": matrices, "share": config.muon / config.learning_rate}]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from almanac.runtime import console
-from almanac.runtime.errors import Interrupted, UserError
+from almanac.runtime.errors import Interrupted, RunFailed, UserError
 
 if TYPE_CHECKING:
     from almanac.youchat.ask.language_model import Endpoint
@@ -39,6 +39,7 @@ def crawl(
     pages: int = 100_000,
     pages_per_host: int = 10_000,
     depth: int = 20,
+    alike: int = 1_000,
     wander: bool = False,
     delay: float = 1.0,
     own_delay: float = 1.0,
@@ -62,6 +63,7 @@ def crawl(
         pages: that are ever asked for, in all.
         pages_per_host: likewise of one host.
         depth: links from where it began.
+        alike: addresses of a host that differ in their numbers only and that no sitemap lists.
         wander: follow links to other hosts too.
         delay: seconds between requests to a host, at least 1.
         own_delay: the same for those of --allow-host; may be 0.
@@ -75,11 +77,12 @@ def crawl(
     from almanac.youchat.index import refresh
 
     settings = Settings(
-        pages=pages, pages_per_host=pages_per_host, depth=depth, wander=wander, delay=delay, own_delay=own_delay, contact=contact
+        pages=pages, pages_per_host=pages_per_host, depth=depth, alike=alike, wander=wander, delay=delay, own_delay=own_delay,
+        contact=contact,
     )  # fmt: skip
     _plan(index, shards)
     facts: dict[str, Any] = {}
-    stopped = False
+    stopped = in_vain = False
     if urls or sitemap or not warc:
         stop = Event()
         with stop_signals() as asked_to, console.progress("crawling", 0, "pages") as advance:
@@ -98,9 +101,16 @@ def crawl(
             console.log(f"{host} was left alone: {reason}")
         for url, reason in found.troubles[:_TOLD]:
             console.log(f"{url}: {reason}")
+        if found.alike:
+            console.log(
+                f"{found.alike:,} addresses were left out, as {alike:,} like them but for their numbers are known: see --alike"
+            )
         facts |= {name: getattr(found, name) for name in _CRAWLED}
         facts["troubles"] = [{"url": url, "reason": reason} for url, reason in found.troubles]
         stopped = found.stopped
+        in_vain = bool(found.shut or found.troubles or found.gone or found.disallowed) and not (
+            found.fetched or found.unchanged or found.pages or found.noindex
+        )
         with console.progress("indexing", 0, "pages") as advance:
             facts |= _counted(refresh.from_crawl(index, advance))
     if warc and not stopped:
@@ -109,6 +119,8 @@ def crawl(
     console.result({"index": str(index), **facts}, json)
     if stopped:
         raise Interrupted("the crawl was stopped; what came is indexed", "run the same command again to go on")
+    if in_vain:
+        raise RunFailed("nothing could be fetched", "see above why, and whether the addresses are right")
 
 
 _CRAWLED = (
@@ -121,6 +133,7 @@ _CRAWLED = (
     "gone",
     "disallowed",
     "failed",
+    "alike",
     "seconds",
 )
 

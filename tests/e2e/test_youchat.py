@@ -119,6 +119,39 @@ def test_typing_and_following_up_keeps_the_conversation(address, tab):
     answered(page)
 
 
+def test_a_conversation_is_there_again_after_a_reload_and_on_the_way_back(address, tab):
+    page = tab(f"{address}/?q={QUESTION}")
+    answered(page)
+    page.get_by_label("Ask a follow-up").fill("Who designed it?")
+    page.keyboard.press("Enter")
+    answered(page, turn=2)
+    page.reload()
+    assert "Walter Burley Griffin" in answered(page, turn=2).locator(".prose").inner_text()
+    page.get_by_role("searchbox").fill("What is the largest city of Australia?")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="largest city").wait_for()
+    page.go_back()
+    answered(page, turn=2)
+    assert page.locator(".turn").count() == 2
+
+
+def test_a_mode_that_is_not_served_is_the_servers(address, tab):
+    page = tab(f"{address}/?q={QUESTION}&mode=abstractive")
+    assert "1913" in answered(page).locator(".prose").inner_text()
+
+
+def test_keys_are_the_pages_again_after_a_source_was_closed(address, tab):
+    page = tab(f"{address}/?q={QUESTION}")
+    answered(page)
+    for key in ("1", "2"):
+        page.keyboard.press(key)
+        cited(page)
+        page.keyboard.press("Escape")
+        page.locator("#reader").wait_for(state="hidden")
+    page.keyboard.press("/")
+    assert page.evaluate("() => document.activeElement.id") == "q"
+
+
 def test_a_refusal_looks_different_and_says_what_is_missing(address, tab):
     page = tab(f"{address}/?q={UNANSWERED} Canberra")
     turn = answered(page, "refused")

@@ -185,6 +185,15 @@ def test_what_a_site_changes_and_deletes_changes_answers_at_the_next_crawl(typed
         assert hits and not any(hit["url"].endswith("/3.html") for hit in hits)
 
 
+def test_a_crawl_that_got_nothing_fails(typed, tmp_path: Path):
+    with mini_web.Web({"site": lambda target: mini_web.Reply(b"", 404)}) as web:
+        host = web.hosts["site"]
+        done = typed(
+            "youchat", "crawl", f"http://{host}/", "--index", tmp_path, "--allow-host", host, "--own-delay", "0"
+        )
+    assert done.returncode == 1 and "nothing could be fetched" in done.stderr
+
+
 @pytest.mark.slow
 def test_without_an_index_it_answers_from_this_machines_own_documentation(typed, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ALMANAC_CACHE", str(tmp_path))

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from almanac.runtime import serving
 from almanac.runtime.serving import Refused
 from almanac.youchat.api import openai_chat, reader, searxng
-from almanac.youchat.api.asking import LONGEST, MOST_HITS, Asking, Telling, checked
-from almanac.youchat.ask.ask import Settings
+from almanac.youchat.api.asking import LONGEST, MOST_HITS, Asking, Served, Telling, checked
+from almanac.youchat.ask.ask import Settings, left_out
 from almanac.youchat.ask.rewrite import Turn
 
 UPLOAD = 2**20
@@ -132,10 +132,12 @@ def _questions(api: APIRouter, asking: Asking) -> None:
     @api.get("/api/search")
     async def search(q: str = "", k: Annotated[int, Query(ge=1, le=MOST_HITS)] = 10) -> dict[str, Any]:
         question = checked(q)
-        results = await asking.run(
-            lambda index: Telling(lambda: index, question).hits(question, index.search(question, k))
-        )
-        return {"query": question, "results": results}
+
+        def found(index: Served) -> dict[str, Any]:
+            results = Telling(lambda: index, question).hits(question, index.search(question, k))
+            return {"query": question, "results": results, "note": left_out(index)}
+
+        return await asking.run(found)
 
     @api.post("/api/ask")
     async def ask(request: Request, body: AskBody) -> Response:

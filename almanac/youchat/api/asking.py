@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, cast, get_args, runtime_checkable
 from almanac.runtime.serving import Gone, Job, Refused, Turns
 from almanac.youchat.api import snippets, wire
 from almanac.youchat.api.reader import fingerprint
-from almanac.youchat.ask.ask import Done, Event, Found, Index, Mode, Said, Settings, Withdrawn, ask_stream
+from almanac.youchat.ask.ask import LONGEST, Done, Event, Found, Index, Mode, Said, Settings, Withdrawn, ask_stream
 from almanac.youchat.ask.rewrite import Turn
 from almanac.youchat.documents import Answer, Hit, Reference, Span
 from almanac.youchat.index.ranking import Statistics
@@ -21,8 +21,6 @@ AT_ONCE = 32
 """Questions at a time; of a language model's server, so many requests."""
 MOST_HITS = 100
 """Passages of a search."""
-LONGEST = 2_000
-"""Characters of a question."""
 _ALIVE_SECONDS = 15.0
 """After which a stream in which nothing happens says that it is alive: proxies close silent ones."""
 

@@ -94,8 +94,8 @@ async function* events(question, history, mode, signal) {
 }
 
 // The conversation --------------------------------------------------------------------------------------------------------------------
-/** Begin anew with a question. */
-function search(question, mode, push = true) {
+/** Begin anew with a question, and with those that followed it when it was here before. */
+async function search(question, mode, push = true, more = []) {
   state.asking?.abort();
   state.turns = [];
   $("talk").replaceChildren();
@@ -104,7 +104,13 @@ function search(question, mode, push = true) {
     history.pushState(null, "", `?${query}`);
   }
   $("q").value = question;
-  ask(question, mode);
+  let asked = ask(question, mode);
+  const first = state.turns[0];
+  for (const each of more) {
+    await asked;
+    if (state.turns[0] !== first) return;  // another question began
+    asked = ask(each, mode);
+  }
 }
 async function ask(question, mode) {
   document.body.dataset.view = "talk";
@@ -307,7 +313,10 @@ frame.addEventListener("load", () => {
   inner.document.getElementById("cited")?.scrollIntoView({ block: "center" });
   inner.focus();
 });
-$("reader").addEventListener("close", () => frame.removeAttribute("src"));
+$("reader").addEventListener("close", () => {
+  frame.removeAttribute("src");
+  if (document.activeElement === frame) frame.blur();  // keys are the page's again
+});
 $("reader").addEventListener("click", (event) => { if (event.target === $("reader")) $("reader").close(); });
 $("reader").querySelector(".close").onclick = () => $("reader").close();
 $("talk").addEventListener("click", (event) => {
@@ -335,6 +344,7 @@ $("follow").onsubmit = (event) => {
   const question = $("next").value.trim();
   if (!question) return;
   $("next").value = "";
+  history.replaceState({ more: [...(history.state?.more ?? []), question] }, "");
   ask(question, $("mode").value);
 };
 /** What the address asks for; in Studio's frame, at first, its page's. */
@@ -346,7 +356,8 @@ function wanted() {
 function arrive() {
   const asked = wanted(), question = asked.get("q")?.trim().slice(0, state.longest);
   state.arrived = true;
-  if (question) return search(question, asked.get("mode"), false);
+  const mode = asked.get("mode");
+  if (question) return search(question, state.modes.includes(mode) ? mode : null, false, history.state?.more);
   state.asking?.abort();
   state.turns = [];
   $("talk").replaceChildren();
@@ -357,5 +368,4 @@ function arrive() {
   if (parent === window) $("q").focus();
 }
 addEventListener("popstate", arrive);
-about();
-arrive();
+about().then(arrive);

@@ -2,6 +2,7 @@
 or let a language model write and check every sentence. `ask_stream` says what happens as it happens. Where passages come from is the
 index's matter: anything with these three methods will do."""
 
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,8 +25,8 @@ Mode = Literal["extractive", "semi", "abstractive"]
 """How an answer is written: quotes; quotes joined by a few words; a language model whose every sentence is checked."""
 _MOST_WRITTEN = 12
 """Sentences of a language model that are read."""
-_LONGEST = 2_000
-"""Characters of a question that are read."""
+LONGEST = 2_000
+"""Characters of a question."""
 
 
 @runtime_checkable
@@ -111,7 +112,7 @@ def ask(question: str, index: Index, history: Sequence[Turn] = (), settings: Set
         settings: None: quotes of ten passages.
 
     Raises:
-        UserError: the question is empty, or a language model is wanted and none is named.
+        UserError: the question is empty or too long, or a language model is wanted and none is named.
     """
     *_, last = ask_stream(question, index, history, settings)
     assert isinstance(last, Done)
@@ -123,9 +124,11 @@ def ask_stream(
 ) -> Iterator[Event]:
     """Answer a question, saying what happens as it happens: `Found`, `Said` …, at most one `Withdrawn`, `Done`; arguments as in `ask`."""
     settings = settings or Settings()
-    question = " ".join(question[:_LONGEST].split())
+    question = " ".join(question.split())
     if not question:
         raise UserError("the question is empty", "ask something")
+    if len(question) > LONGEST:
+        raise UserError(f"the question has {len(question):,} characters", f"{LONGEST:,} are read; shorten it")
     if settings.mode == "abstractive" and settings.endpoint is None:
         raise UserError(
             "mode 'abstractive' needs a language model",
@@ -135,8 +138,8 @@ def ask_stream(
     hits, pages = _search(asked.searches, index, settings.hits)
     yield Found(asked.searches, tuple(hits))
     idf = cache(index.idf)  # the same few stems are asked for again and again
-    quotes = choose(asked.meant, hits, idf)
-    verdict = decide(asked.meant, hits, quotes, idf)
+    quotes = choose(asked.meant, hits, idf, pages=pages)
+    verdict = decide(asked.meant, hits, quotes, idf, typed=question)
     answer = Answer(
         question,
         verdict.outcome,
@@ -152,7 +155,7 @@ def ask_stream(
         return
     if settings.mode == "abstractive" and settings.endpoint:
         shown = hits[: settings.shown]
-        writing = _Writing(settings.endpoint, shown, pages, candidates(asked.meant, shown, idf), idf)
+        writing = _Writing(settings.endpoint, shown, pages, candidates(asked.meant, shown, idf, pages=pages), idf)
         written = yield from _written(writing, *language_model.messages(question, shown, history), answer)
         if written.sentences:
             yield Done(written)
@@ -230,10 +233,22 @@ def _both(note: str, other: str) -> str:
     return f"{note} {other}".strip()
 
 
+_ABSTAINS = re.compile(
+    r"^\W*(?:(?:i'?m |i am )?(?:sorry|afraid)\b.{0,40})?"
+    r"(?:i (?:cannot|can'?t|could not|couldn'?t|do not|don'?t|am unable)\b"
+    r"|(?:(?:the |these |those )?(?:provided |given )?(?:sources?|passages?|context)"
+    r"|(?:these|the (?:provided|given)) (?:pages|documents|texts?))\b.{0,30}"
+    r"\b(?:not|do(?:es)?n'?t)\b.{0,20}\b(?:say|contain|mention|hold|provide|answer|include|state|specify)"
+    r"|(?:there is )?(?:not enough|insufficient|no) (?:information|evidence)\b)",
+    re.IGNORECASE,
+)
+"""How models say that they can't answer, whatever words they were asked to say it in."""
+
+
 def _unless_it_cannot(said: Iterator[Cited], abstained: list[bool]) -> Iterator[Cited]:
     """A model's sentences but the one that says that it can't answer, which is noted."""
     for each in said:
-        if words(each.text) == words(CANNOT):
+        if words(each.text) == words(CANNOT) or _ABSTAINS.match(each.text.replace("’", "'")):
             abstained.append(True)
         else:
             yield each

@@ -38,7 +38,9 @@ _UNITS: dict[str, tuple[str, float]] = {
                    "h": 3600, "hr": 3600, "hour": 3600, "day": 86400, "week": 604800},
         "year": {"month": 1 / 12, "year": 1, "decade": 10, "century": 100, "centurie": 100},
         "per cent": {"%": 1, "percent": 1, "per cent": 1},
-        "byte": {"byte": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 1024, "mib": 1 << 20, "gib": 1 << 30},
+        "byte": {"byte": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15, "kib": 1024, "mib": 1 << 20, "gib": 1 << 30,
+                 "tib": 1 << 40, "kilobyte": 1e3, "megabyte": 1e6, "gigabyte": 1e9, "terabyte": 1e12, "petabyte": 1e15,
+                 "kibibyte": 1024, "mebibyte": 1 << 20, "gibibyte": 1 << 30, "tebibyte": 1 << 40},
         "dollar": {"$": 1, "dollar": 1, "usd": 1}, "euro": {"€": 1, "euro": 1, "eur": 1}, "sterling": {"£": 1, "gbp": 1},
         "hertz": {"hz": 1, "khz": 1e3, "mhz": 1e6, "ghz": 1e9}, "watt": {"w": 1, "kw": 1e3, "mw": 1e6, "watt": 1},
         "celsius": {"°c": 1}, "fahrenheit": {"°f": 1}, "mph": {"mph": 1}, "km/h": {"km/h": 1}, "litre": {"litre": 1, "ml": 1e-3},
@@ -81,6 +83,11 @@ _HEDGE = re.compile(
     r"\b(about|approximately|approx\.?|around|roughly|nearly|almost|some|circa|ca?\.|over|more than|at least|up to|under)\s*$",
     re.I,
 )
+_BOUND = re.compile(
+    r"(?<!\bno )(?<!\bnot )\b(?:(?P<less>(?:fewer|less|lower|smaller|shorter) than|below)"
+    r"|(?:more|greater|higher|larger|longer) than|over|above|exceed(?:s|ed|ing)?)\s*$",
+    re.IGNORECASE,
+)
 _NEGATION = re.compile(
     r"\b(?:not(?!\s+(?:only|just|least))|never|neither|nor|none|nobody|nothing|nowhere|cannot|without|unable|(?<!\bif )no(?!\.?\s?\d)"
     r"|lacks?|lacked|lacking|fails?|failed|rarely|hardly|scarcely)\b|\w+n\s?['’]t\b|\bn't\b",
@@ -107,6 +114,14 @@ _AXES: dict[str, tuple[str, int]] = {
         "evaluation": ("positive positively true", "negative negatively false"),
         "ends": ("begin began start started open", "end ended finish close"),
         "presence": ("present presence", "absent absence"), "cost": ("expensive", "cheap cheaper"), "move": ("arrive enter", "leave exit"),
+        "age": ("old older oldest", "young younger youngest new newer newest"), "side": ("left", "right"), "order": ("first", "last"),
+        "frequency": ("always", "never"), "wealth": ("rich richer", "poor poorer"), "speed": ("fast", "slow"),
+        "width": ("wide wider", "narrow"),
+        "access": ("public", "private"), "place": ("internal inside indoor", "external outside outdoor"), "height": ("upper top", "bottom"),
+        "number": ("single", "multiple"), "rarity": ("common", "rare"), "sex": ("male", "female"),
+        "weight": ("heavy heavier", "light lighter"),
+        "strength": ("strong stronger", "weak weaker"), "rank": ("major", "minor"), "earliness": ("early", "late"),
+        "size": ("large big", "small little"), "stretch": ("long", "short"), "vitality": ("alive", "dead"), "contest": ("winner", "loser"),
     }.items()
     for sign, words in ((1, more), (-1, less))
     for word in words.split()
@@ -129,11 +144,15 @@ class Quantity:
     """As it stands in the sentence."""
     at: int = field(default=0, compare=False)
     """The character of the sentence at which it begins."""
+    bound: int = 0
+    """1 where it says "more than" or the like, −1 where "less than", 0 where neither."""
 
     def agrees(self, other: "Quantity") -> bool:
         """Whether another says the same, or what this one is rounded from. Units that are not known agree with all."""
         if self.unit and other.unit and self.unit != other.unit:
             return False
+        if self.bound and self.bound != other.bound and (other.value - self.value) * self.bound <= 0:
+            return False  # "fewer than 800" of 800, or of more than 800
         if math.isclose(self.value, other.value, rel_tol=1e-6):  # converted units leave a little
             return True
         if self.hedged and math.isclose(self.value, other.value, rel_tol=0.06):
@@ -176,7 +195,7 @@ class Claims:
     negated: tuple[tuple[str, ...], ...]
     """For each negation the stems that it may negate: the first few words after it that tell something, the nearest first."""
     directions: tuple[tuple[str, int], ...]
-    """Axes of comparison and which way each points, e.g. ("amount", -1) for "fewer"."""
+    """Axes of comparison and which way each points, e.g. ("amount", -1) for "fewer"; as often as it is said."""
 
 
 def claims(sentence: str) -> Claims:
@@ -185,7 +204,7 @@ def claims(sentence: str) -> Claims:
     dates, rest = _dates(sentence)
     names, subject = _names(sentence)
     found = [_AXES[each] for each in (stem(word.lower()) for word in _WORD.findall(sentence)) if each in _AXES]
-    return Claims(_quantities(rest), dates, names, subject, _negated(sentence), tuple(dict.fromkeys(found)))
+    return Claims(_quantities(rest), dates, names, subject, _negated(sentence), tuple(found))
 
 
 def _dates(sentence: str) -> tuple[tuple[Date, ...], str]:
@@ -223,7 +242,9 @@ def _quantities(sentence: str) -> tuple[Quantity, ...]:
             digits = _significant(f"{value:.12g}")
         value *= _SCALES.get((match["scale"] or "").lower(), 1.0)
         hedged = bool(_HEDGE.search(sentence, max(0, match.start() - 20), match.start()))
-        found.append(Quantity(value * factor, kind, digits, hedged, match[0].strip(), match.start()))
+        bound = _BOUND.search(sentence, max(0, match.start() - 20), match.start())
+        way = 0 if bound is None else -1 if bound["less"] else 1
+        found.append(Quantity(value * factor, kind, digits, hedged, match[0].strip(), match.start(), way))
     for match in _WORD.finditer(sentence.lower()):
         if match[0] in _ORDINALS:
             found.append(Quantity(float(_ORDINALS[match[0]]), "", 2, False, match[0], match.start()))

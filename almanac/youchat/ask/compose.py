@@ -11,7 +11,7 @@ import nh3
 
 from almanac.youchat.ask.citations import Cited
 from almanac.youchat.ask.fragments import link
-from almanac.youchat.ask.quotes import Place, Quote
+from almanac.youchat.ask.quotes import LONGEST, Place, Quote
 from almanac.youchat.ask.verify import Source, Support, support
 from almanac.youchat.documents import Hit, Page, Reference, Sentence, Span
 from almanac.youchat.text.injections import speaks_to_assistant, without_addresses, without_invisible
@@ -20,7 +20,7 @@ from almanac.youchat.text.terms import content_stems, words
 Idf = Callable[[str], float]
 """The inverse document frequency of a stem."""
 _PICTURE = re.compile(r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])?")
-_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)|\[([^\]]*)\]\[[^\]]*\]")
+_LINK = re.compile(r"\[([^\]]*)\]\((?:[^()]|\([^()]*\))*\)|\[([^\]]*)\]\[[^\]]*\]")
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|_(?!\w)|~~)")
 _LEAD = re.compile(
     r"^(?:However|But|And|Also|Moreover|Furthermore|In addition|Therefore|Thus|Hence|Similarly|Instead|Then"
@@ -98,8 +98,8 @@ def checked(said: Iterable[Cited], hits: Sequence[Hit], quotes: Sequence[Quote],
         seen.add(told)
         if each.code:
             draft = _copied(text, hits)
-        elif speaks_to_assistant(text):
-            draft = None
+        elif speaks_to_assistant(text) or len(set(content_stems(text))) < 2 or len(text) > LONGEST:
+            draft = None  # a word says nothing that could be checked, and what has no stop for so long is no sentence
         else:
             draft = _supported(text, each.marks, sources, hits, idf)
         if draft:

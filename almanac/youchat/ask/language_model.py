@@ -22,6 +22,9 @@ CANNOT = "The sources do not say."
 _MARKS = "ˆ˜¦§¤"
 """Marks that may stand for blanks; one that no passage has is drawn."""
 _BLANKS = re.compile(r"[^\S\n]+")
+_DONE = re.compile(rb"data:\s*\[DONE\]")
+_ENDS = re.compile(rb'"finish_reason"\s*:\s*"')
+"""What says that a stream is whole: its last line, or a reason to end."""
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 
 
@@ -134,7 +137,7 @@ def _pieces(endpoint: Endpoint, asked: Sequence[dict[str, str]]) -> Iterator[str
 def _contents(endpoint: Endpoint, response: httpx.Response, begun: float) -> Iterator[str]:
     """The text in a response: events, or one JSON object of a server that doesn't stream."""
     events = response.headers.get("content-type", "").startswith("text/event-stream")
-    left, last = b"", time.monotonic()
+    left, last, ended = b"", time.monotonic(), False
     for chunk in response.iter_bytes():
         now = time.monotonic()
         if now - begun > endpoint.total_seconds:
@@ -148,24 +151,23 @@ def _contents(endpoint: Endpoint, response: httpx.Response, begun: float) -> Ite
             continue
         *lines, left = left.split(b"\n")
         for line in lines:
-            text = _event(endpoint, line.strip())
-            if text is None:
+            if _DONE.fullmatch(line.strip()):
                 return
-            if text:
+            ended = ended or _ENDS.search(line) is not None
+            if text := _event(endpoint, line.strip()):
                 last = now
                 yield text
         if now - last > max(endpoint.first_seconds, endpoint.stall_seconds):  # comments keep a line open, not an answer
             raise RunFailed(f"{endpoint.url} stalls", "ask again, or allow it more time")
     if not events:
         yield _content(endpoint, left, "message")
+    elif not ended and not _DONE.fullmatch(left.strip()):
+        raise RunFailed(f"{endpoint.url} broke off", "ask again")
 
 
-def _event(endpoint: Endpoint, line: bytes) -> str | None:
-    """The text of one line of a stream; None at its end."""
-    if not line.startswith(b"data:"):
-        return ""
-    data = line.removeprefix(b"data:").strip()
-    return None if data == b"[DONE]" else _content(endpoint, data, "delta")
+def _event(endpoint: Endpoint, line: bytes) -> str:
+    """The text of one line of a stream; mostly none."""
+    return _content(endpoint, line.removeprefix(b"data:").strip(), "delta") if line.startswith(b"data:") else ""
 
 
 def _content(endpoint: Endpoint, data: bytes, part: str) -> str:

@@ -2,16 +2,18 @@
 repetition (maximal marginal relevance, Carbonell and Goldstein 1998), as many as promise the best F1. Every quote is an exact stretch of
 its page. Whether to answer at all is `refuse`'s question."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from urllib.parse import urlsplit
 
-from almanac.youchat.ask.relevance import coverage, read, sentence_features
+from almanac.youchat.ask.relevance import coverage, read, sentence_features, settled
 from almanac.youchat.ask.weights_file import Logistic, model
-from almanac.youchat.documents import Hit
+from almanac.youchat.documents import Hit, Page
 from almanac.youchat.text.injections import hosts, is_furniture, speaks_to_assistant
-from almanac.youchat.text.sentences import split
-from almanac.youchat.text.terms import content_stems, stems, words
+from almanac.youchat.text.sentences import Stretch, split
+from almanac.youchat.text.terms import STOP_WORDS, content_stems, stems, words
 
 Idf = Callable[[str], float]
 """The inverse document frequency of a stem."""
@@ -21,10 +23,22 @@ _PASSAGES = 6
 """Hits that are read."""
 _LAMBDA = 0.7
 """MMR: how much relevance counts against novelty."""
+_WITHIN = 0.5
+"""How much likeness counts within a passage, which rarely says a thing twice: "A shallow copy …", "A deep copy …" belong together."""
 _SAME = 0.8
 """The Jaccard similarity of their stems from which two sentences say the same."""
-_LONGEST = 700
+LONGEST = 700
 """Characters of a sentence that is quoted: what is longer is a table or a list without stops."""
+_STOPS = re.compile(r"[.!…。！;][\"'”’»)\]*`]*$")
+"""How a sentence ends."""
+_NO_PROSE = re.compile(r"\t|__all__|^(?:[$%>#]|--)\s|^(?:~|\w:)?[/\\][\w.-]+[/\\]")
+"""Rows of tables, lists of names, what is typed after a prompt, comments of code, paths of files."""
+_COMMAND = re.compile(
+    r"\s--?[a-z]|\s#\s|&&|\\$|^(?:almanac|apt(?:-get)?|cd|curl|docker|git|make|npm|pip3?|python3?|sudo|wget)\s"
+)
+"""What a command has; a sentence that names one has a stop."""
+_FURNITURE = 3
+"""Pages of one host on which a sentence stands that says nothing of any of them."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,13 @@ class Quote:
     """The probability that an annotator would have chosen it."""
 
 
-def choose(question: str, hits: Sequence[Hit], idf: Idf, weights: Logistic | None = None) -> list[Quote]:
+def choose(
+    question: str,
+    hits: Sequence[Hit],
+    idf: Idf,
+    weights: Logistic | None = None,
+    pages: Mapping[str, Page] | None = None,
+) -> list[Quote]:
     """The sentences that answer a question, ordered by source and place in it.
 
     Args:
@@ -59,8 +79,9 @@ def choose(question: str, hits: Sequence[Hit], idf: Idf, weights: Logistic | Non
         hits: passages, best first.
         idf: of the index's stems.
         weights: None: those that ship.
+        pages: of the hits, by address: none of their headings is quoted; None: those above the passages are known.
     """
-    ranked = candidates(question, hits, idf, weights)
+    ranked = candidates(question, hits, idf, weights, pages)
     chosen = _diverse(ranked)
     return sorted(
         chosen[: best_count([each.relevance for each in chosen])],
@@ -68,23 +89,40 @@ def choose(question: str, hits: Sequence[Hit], idf: Idf, weights: Logistic | Non
     )
 
 
-def candidates(question: str, hits: Sequence[Hit], idf: Idf, weights: Logistic | None = None) -> list[Quote]:
-    """All sentences that may be quoted, best first, those that say the same made one."""
+def candidates(
+    question: str,
+    hits: Sequence[Hit],
+    idf: Idf,
+    weights: Logistic | None = None,
+    pages: Mapping[str, Page] | None = None,
+) -> list[Quote]:
+    """All sentences that may be quoted, best first, those that say the same made one; arguments as in `choose`."""
     weights = weights or model("quotes")
     asked = read(question, idf)
     levels = [coverage(asked.weights, set(stems(f"{_topic(hit)} {hit.passage.text}"))) for hit in hits[:_PASSAGES]]
     top = max(levels, default=0.0)
     ours = {urlsplit(hit.passage.url).netloc.lower() for hit in hits}
     found: list[Quote] = []
-    for at, hit in enumerate(hits[:_PASSAGES]):
-        pieces = split(hit.passage.text)
+    asks = question.rstrip().endswith("?") or STOP_WORDS.issuperset(words(question)[:1])
+    asking = f" {_bare(question)} " if asks and len(asked.weights) > 2 else "?"
+    stretches = [split(hit.passage.text) for hit in hits]
+    everywhere = _furniture(hits, stretches)
+    for at, (hit, pieces) in enumerate(zip(hits[:_PASSAGES], stretches, strict=False)):
+        page = (pages or {}).get(hit.passage.url)
+        headings = {_bare(each.text) for each in page.headings} if page else set(map(_bare, hit.passage.headings))
         texts = [each.of(hit.passage.text) for each in pieces]
-        for piece, text, features in zip(pieces, texts, sentence_features(asked, _topic(hit), texts), strict=True):
+        rows = sentence_features(asked, _topic(hit), texts, settled(asked, hit.passage.title, hit.passage.headings))
+        for piece, text, features in zip(pieces, texts, rows, strict=True):
+            told = _bare(text)
+            if told in headings or told in everywhere or asking in f" {told} ":  # who asks the same gives no answer
+                continue
             if not _quotable(text, piece.code, ours):
                 continue
             lifted = features | {
                 "passage": levels[at] - top,
                 "rank": float(min(at, 4)),
+                "score": hit.score / (hits[0].score or 1.0) - 1.0,
+                "fragment": float(not _STOPS.search(text)),
                 "cosine": hit.cosine and hit.cosine - hits[0].cosine,
             }
             place = Place(at, hit.passage.start + piece.start, hit.passage.start + piece.end)
@@ -105,13 +143,35 @@ def _topic(hit: Hit) -> str:
     return " ".join((hit.passage.title, *hit.passage.headings))
 
 
+def _bare(text: str) -> str:
+    """A text's words, by which two are the same."""
+    return " ".join(words(text))
+
+
+def _furniture(hits: Sequence[Hit], stretches: Sequence[Sequence[Stretch]]) -> set[str]:
+    """The words of what stands on several pages of a host that have little else in common (versions of one page have)."""
+    where: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for hit, pieces in zip(hits, stretches, strict=True):
+        host, said = urlsplit(hit.passage.url).netloc, {_bare(each.of(hit.passage.text)) for each in pieces}
+        for each in said:
+            where.setdefault((host, each), {})[hit.passage.url] = said
+    return {
+        each
+        for (_, each), pages in where.items()
+        if len(pages) >= _FURNITURE
+        and all(2 * len(one & other) < min(len(one), len(other)) for one, other in combinations(pages.values(), 2))
+    }
+
+
 def _quotable(text: str, code: bool, ours: set[str]) -> bool:
-    """Whether a sentence may be quoted: no heading, question, code, furniture, order to an assistant, picture, or address of a host that
-    is none of `ours`."""
+    """Whether a stretch may be quoted: no question, code, command, path, row of a table, furniture, order to an assistant, picture, or
+    address of a host that is none of `ours`."""
     told = words(text)
-    if code or len(told) < 4 or len(text) > _LONGEST or text.rstrip().endswith(("?", ":")):
+    if code or len(told) < 4 or len(text) > LONGEST or text.rstrip().endswith(("?", ":")):
         return False
     if sum(letter.isalpha() or letter.isspace() for letter in text) < 0.6 * len(text):
+        return False
+    if _NO_PROSE.search(text) or (_COMMAND.search(text) and not _STOPS.search(text)):
         return False
     return not (
         speaks_to_assistant(text)
@@ -148,11 +208,19 @@ def _diverse(ranked: Sequence[Quote]) -> list[Quote]:
     while left and len(chosen) < 3 * MOST:
         score = [
             _LAMBDA * quote.relevance
-            - (1 - _LAMBDA) * max((_likeness(told, there) for _, there in chosen), default=0.0)
+            - (1 - _LAMBDA)
+            * max(
+                (_likeness(told, there) * (_WITHIN if _hit(other) == _hit(quote) else 1.0) for other, there in chosen),
+                default=0.0,
+            )
             for quote, told in left
         ]
         chosen.append(left.pop(max(range(len(left)), key=score.__getitem__)))
     return [quote for quote, _ in chosen]
+
+
+def _hit(quote: Quote) -> int:
+    return quote.places[0].hit
 
 
 def _likeness(one: set[str], other: set[str]) -> float:

@@ -62,13 +62,16 @@ def coverage(weights: dict[str, float], there: set[str]) -> float:
     return sum((weight for each, weight in weights.items() if each in there), 0.0) / (sum(weights.values()) or 1.0)
 
 
-def sentence_features(question: Question, title: str, sentences: Sequence[str]) -> list[dict[str, float]]:
+def sentence_features(
+    question: Question, title: str, sentences: Sequence[str], settled: float = 0.0
+) -> list[dict[str, float]]:
     """The features of each sentence of a passage.
 
     Args:
         question: what is asked.
         title: of the page, with its headings: text leaves its topic out.
         sentences: of the passage, in order.
+        settled: what `settled` says of it.
     """
     known = [stems(each) for each in sentences]
     sets = [set(each) for each in known]
@@ -76,7 +79,7 @@ def sentence_features(question: Question, title: str, sentences: Sequence[str]) 
     further = beyond(question, entitled)
     average = sum(map(len, known)) / max(1, len(known))
     scores = [_bm25(question.weights, each, average) for each in known]
-    rest = [coverage(further, each) for each in sets]
+    rest = [coverage(further, each) if further else settled for each in sets]
     covered = [coverage(question.weights, each) for each in sets]
     cues = [_cue(question, each, claims(each)) for each in sentences]
     best, best_rest = max(scores, default=0.0) or 1.0, max(rest, default=0.0) or 1.0
@@ -110,6 +113,12 @@ def sentence_features(question: Question, title: str, sentences: Sequence[str]) 
             }
         )
     return found
+
+
+def settled(question: Question, title: str, headings: Sequence[str]) -> float:
+    """1 where the headings above a passage, and not its page's title alone, say all that is asked: what stands there answers it."""
+    all_said = not beyond(question, set(stems(" ".join((title, *headings)))))
+    return float(all_said and bool(beyond(question, set(stems(title)))))
 
 
 def beyond(question: Question, entitled: Collection[str]) -> dict[str, float]:

@@ -3,7 +3,9 @@ negation or comparison contradicts them. Features as in issue and ALCE's task (G
 (`weights.json`), and vetoes that no model can outvote. It reads words, not meaning: a paraphrase without shared words is not recognised,
 and `measure_answers` says how often it errs."""
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +18,8 @@ from almanac.youchat.text.terms import STOP_WORDS, stem, words
 Idf = Callable[[str], float]
 """The inverse document frequency of a stem."""
 _MOST_SPANS = 3
+_PREFIX = re.compile(r"^(?:un|in|im|il|ir|non|dis)(?=\w{4})")
+"""What turns a word into its opposite."""
 _DIGITS = {word: str(value) for word, value in NUMBER_WORDS.items()}
 
 
@@ -193,11 +197,35 @@ def _vetoes(
         read(anchor), [said], wanted
     ):
         yield "negation"
-    for axis, sign in said.directions:
-        mine = {way for other, way in said.directions if other == axis}
-        ways = {way for piece in chosen for other, way in read(piece).directions if other == axis}
-        if len(mine) == 1 and ways == {-sign} and not both:
+    if len(said.negated) == len(read(anchor).negated):
+        yield from _exchanged(said, read(anchor))
+    if not both:
+        yield from _turned(sentence, anchor, chosen)
+
+
+def _exchanged(said: Claims, anchor: Claims) -> Iterator[str]:
+    """Axes of comparison on which one points one way more often, and the other the other way."""
+    mine, theirs = Counter(said.directions), Counter(anchor.directions)
+    for axis, sign in mine - theirs:
+        if theirs[axis, -sign] > mine[axis, -sign]:
             yield f"direction of {axis}"
+
+
+def _turned(sentence: str, anchor: _Piece, chosen: Sequence[_Piece]) -> Iterator[str]:
+    """Words of which one of the two has the opposite by a prefix, "unsafe" for "safe", and not the word itself."""
+    here, there = _words(sentence), _words(anchor.text)
+    known = {word for piece in chosen for word in _words(piece.text)}
+    for said, other, own in ((here - known, there, here), (there - here, here, known)):
+        stems = {stem(word) for word in other}
+        for word in said:
+            base = _PREFIX.sub("", word)
+            if base != word and stem(base) in stems and stem(base) not in {stem(each) for each in own}:
+                yield f"opposite of {base}"
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text, "non-free" as one."""
+    return set(words(re.sub(r"\bnon-", "non", text, flags=re.IGNORECASE)))
 
 
 def _misplaced(

@@ -6,6 +6,7 @@ index what to add and to drop."""
 import hashlib
 import sqlite3
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -17,12 +18,15 @@ from threading import Event, Lock
 from filelock import FileLock, Timeout
 
 from almanac.runtime.errors import UserError
+from almanac.youchat import addresses
 from almanac.youchat.crawl import links, robots, sitemaps, warc
 from almanac.youchat.crawl.fetch import PAGES, SITEMAPS, Failure, Fetcher, Redirected, Unchanged
-from almanac.youchat.crawl.frontier import Found, Frontier, Kind, Task
+from almanac.youchat.crawl.frontier import LATEST, Found, Frontier, Kind, Task
 from almanac.youchat.crawl.guard import Guard, Refused, Resolver, resolve
 from almanac.youchat.crawl.settings import Settings
 from almanac.youchat.documents import Fetched
+from almanac.youchat.text.directives import directives
+from almanac.youchat.text.extract import Unread
 
 _TELL_SECONDS = 0.25
 """How often progress is told."""
@@ -34,6 +38,8 @@ _SLOWER = 2.0
 """A host of others rests twice as long as its last response took, so that a host in trouble is troubled less."""
 _SILENCES = 5
 """Requests in a row without any answer, after which a host is left alone for `robots.RETRY_SECONDS`."""
+_LONGEST_PAUSE = 60.0
+"""s between two requests that a run waits for; a host that asks for more is asked once a run."""
 _SITEMAP_DEPTH = 3
 """Lists of lists of lists; sitemaps.org allows two levels."""
 _MOST_TROUBLES = 50
@@ -80,6 +86,8 @@ class Summary:
     """Addresses that robots.txt forbids, in the folder."""
     failed: int
     """Addresses that could not be had, in the folder."""
+    alike: int
+    """Addresses that this run met and left out, because as many that differ in their numbers only are known."""
     troubles: tuple[tuple[str, str], ...]
     """The newest of those, and why, at most fifty."""
     shut: dict[str, str]
@@ -167,18 +175,37 @@ def changed(folder: Path, since: int = 0) -> Changes:
     )
 
 
-def pages(folder: Path, since: int = 0) -> Iterator[Fetched]:
+def pages(folder: Path, since: int = 0) -> Iterator[Fetched | Unread]:
     """The newest copy of every page that is new or changed since a point (see `changed`): no tombstones, and nothing that wants to be in no
-    index. In the order in which they lie on the disk.
+    index. In the order in which they lie on the disk; a copy that is damaged is told.
 
     Raises:
         UserError: the folder holds no crawl.
     """
     query = "select url, file, place from urls where serial > ? and state = 'page' order by file, place"
-    for row in _rows(folder, query, since):
+    yield from _copies(folder, _rows(folder, query, since))
+
+
+def copies(folder: Path, urls: Iterable[str]) -> Iterator[Fetched | Unread]:
+    """The newest copies of some addresses, as far as they are pages of a crawl."""
+    query = "select url, file, place from urls where url = ? and state = 'page'"
+    yield from _copies(folder, [row for url in urls for row in _rows(folder, query, url)])
+
+
+def _copies(folder: Path, rows: Iterable[sqlite3.Row]) -> Iterator[Fetched | Unread]:
+    for row in rows:
         page = warc.at(folder / "warc" / row["file"], row["place"])
-        if page is not None:
-            yield page
+        yield page or Unread(row["url"], f"its copy in the crawl is damaged ({row['file']}, byte {row['place']:,})")
+
+
+def closed(folder: Path) -> frozenset[str]:
+    """The addresses that must be in no index: tombstones, forbidden ones, and those that ask for it.
+
+    Raises:
+        UserError: the folder holds no crawl.
+    """
+    rows = _rows(folder, "select url from urls where state in ('gone', 'disallowed', 'noindex')")
+    return frozenset(row["url"] for row in rows)
 
 
 class _Run:
@@ -199,10 +226,10 @@ class _Run:
         try:
             anew, named = self._frontier.begin(), list(first)
             for found in named:
-                self._frontier.want(links.host_of(found.url))
+                self._frontier.want(addresses.host_of(found.url))
                 self._frontier.add([found])
             if anew:
-                self._frontier.again({links.host_of(found.url) for found in named})
+                self._frontier.again({addresses.host_of(found.url) for found in named})
             with (
                 Fetcher(self._guard, self._settings.limits, self._settings.contact, workers) as fetcher,
                 ThreadPoolExecutor(workers, "crawl") as threads,
@@ -239,15 +266,23 @@ class _Run:
                     return
                 self._frontier.wait(min(seconds, 0.5))
                 continue
-            rest = 0.0
+            rest = self._floor(task.url)
             try:
                 rest = self._handle(task, fetcher)
+            except (OSError, sqlite3.Error):  # the folder can't be written
+                raise
+            except (
+                Exception
+            ) as error:  # an address that we have no answer to is a failure of its own; the crawl goes on
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                words = f"{type(error).__name__}: {error}, {Path(place.filename).name}:{place.lineno}"
+                self._frontier.failed(task, f"it can't be dealt with ({words[:300]})", may_pass=False)
             finally:
                 self._frontier.rest(task, rest)
 
     def _handle(self, task: Task, fetcher: Fetcher) -> float:
         """One visit to a host: its robots.txt where that is not known, else the address; gives the s for which the host then rests."""
-        origin = links.origin(task.url)
+        origin = addresses.origin(task.url)
         rules = self._frontier.robots(origin)
         if rules is None:
             floor = self._floor(task.url)
@@ -257,7 +292,7 @@ class _Run:
                 self._frontier.shut(task.host, rules.expires - time.time(), rules.closed)
             elif self._settings.sitemaps:
                 self._frontier.add(Found(address, 0, 0, "sitemap") for address in rules.sitemaps)
-            return max(floor, rules.delay)
+            return max(floor, rules.delay if rules.delay <= _LONGEST_PAUSE else 0.0)
         if rules.closed:
             self._frontier.shut(task.host, rules.expires - time.time(), rules.closed)
             return 0.0
@@ -271,12 +306,17 @@ class _Run:
         took = time.monotonic() - began
         self._settle(task, outcome)
         slower = 0.0 if self._guard.is_own(task.url) else _SLOWER * took
+        if rules.delay > _LONGEST_PAUSE:
+            self._frontier.shut(
+                task.host, min(rules.delay, LATEST), f"robots.txt asks for a pause of {rules.delay:,.0f} s"
+            )
+            return 0.0
         return max(self._floor(task.url), rules.delay, slower)
 
     @contextmanager
     def _turn(self, task: Task, url: str) -> Iterator[bool]:
         """The turn of the host that a redirect of a task's robots.txt leads to, and whether it is to be had."""
-        host = links.host_of(url)
+        host = addresses.host_of(url)
         if host == task.host:  # it is ours already
             time.sleep(self._floor(url))
             yield True
@@ -294,7 +334,9 @@ class _Run:
                 else:
                     self._store(task, outcome)
             case Unchanged():
-                if task.digest:
+                if not directives(outcome.robots).index:
+                    self._frontier.noindex(task)
+                elif task.digest:
                     self._count(unchanged=1)
                     self._frontier.unchanged(task)
                 else:
@@ -340,7 +382,7 @@ class _Run:
 
     def _list(self, task: Task, fetched: Fetched) -> None:
         listed = sitemaps.read(fetched)
-        found = [Found(entry.url, 1, modified=entry.modified) for entry in listed.pages]
+        found = [Found(entry.url, 1, modified=entry.modified, is_listed=True) for entry in listed.pages]
         if task.depth < _SITEMAP_DEPTH:
             found += [Found(entry.url, task.depth + 1, 0, "sitemap", entry.modified) for entry in listed.sitemaps]
         self._frontier.listed(task, found, listed.damage)
@@ -382,6 +424,7 @@ class _Run:
             gone=counts["gone"],
             disallowed=counts["disallowed"],
             failed=counts["failed"],
+            alike=self._frontier.alike,
             troubles=tuple(self._frontier.troubles(_MOST_TROUBLES)),
             shut=self._frontier.shut_hosts(),
             seconds=seconds,
@@ -391,7 +434,7 @@ class _Run:
 
 def _seed(address: str, guard: Guard, kind: Kind) -> Found:
     """A seed in our spelling; what has no scheme is one of https."""
-    url = links.normalise(address if "://" in address else f"https://{address}")
+    url = addresses.normalise(address if "://" in address else f"https://{address}")
     if url is None:
         raise UserError(f"'{address}' is not an address of the web", "give one that begins with http:// or https://")
     try:

@@ -5,7 +5,7 @@ is asked for, and when, is for others to say."""
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import httpcore
 from resiliparse.parse.encoding import detect_mime
 
-from almanac.youchat.crawl import links
+from almanac.youchat import addresses
 from almanac.youchat.crawl.guard import Guard, Refused, deadline, port_of
 from almanac.youchat.documents import Fetched
 from almanac.youchat.text.directives import TOKEN
@@ -62,6 +62,8 @@ class Unchanged:
 
     url: str
     """Of the page."""
+    robots: str = ""
+    """X-Robots-Tag of the answer."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,9 @@ def _read(url: str, response: httpcore.Response, types: tuple[str, ...], most: i
     headers = _headers_of(response)
     status = response.status
     if status == 304:
-        return Unchanged(url)
+        return Unchanged(url, headers.get("x-robots-tag", ""))
     if status in (301, 302, 303, 307, 308) and "location" in headers:
-        target = links.normalise(headers["location"], url)
+        target = addresses.normalise(headers["location"], url)
         if target is None:
             return Failure(
                 url, "redirects", f"redirects to what is no address of the web: {headers['location'][:200]}", status
@@ -230,7 +232,7 @@ def _read(url: str, response: httpcore.Response, types: tuple[str, ...], most: i
         if target == url:
             return Failure(url, "redirects", f"redirects in a circle: {url} → {url}", status)
         return Redirected(url, target)
-    if not 200 <= status < 300 or status in (204, 206):
+    if not is_whole(status):
         return Failure(url, "status", f"answered {status}", status, _retry_after(headers.get("retry-after", "")))
     kind = headers.get("content-type", "")
     if types and kind and _mime(kind) not in types:
@@ -319,12 +321,25 @@ class _TooLarge(Exception):
 
 
 def _headers_of(response: httpcore.Response) -> dict[str, str]:
-    """Names in lower case; what comes several times is joined by commas (RFC 9110, 5.3)."""
-    found: dict[str, str] = {}
-    for name, value in response.headers:
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        found[key] = f"{found[key]}, {text}" if key in found else text
+    """As `joined` has them. Where a redirect leads is UTF-8 if it can be, as browsers read it."""
+    found = joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
+    with suppress(UnicodeError):
+        found |= {"location": found["location"].encode("latin-1").decode("utf-8")} if "location" in found else {}
     return found
+
+
+def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by their names in lower case; what comes several times is joined by commas (RFC 9110, 5.3), but the last type counts."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key = name.lower()
+        found[key] = f"{found[key]}, {value}" if key in found and key != "content-type" else value
+    return found
+
+
+def is_whole(status: int) -> bool:
+    """Whether a response of that status has the whole document in its body."""
+    return 200 <= status < 300 and status not in (204, 205, 206)
 
 
 def _mime(content_type: str) -> str:
@@ -333,7 +348,7 @@ def _mime(content_type: str) -> str:
 
 def _retry_after(value: str) -> float:
     """s to wait, of a number or a date; 0 where it says nothing."""
-    if value.strip().isdigit():
+    if value.strip().isascii() and value.strip().isdigit():
         return min(float(value), _MAX_WAIT)
     try:
         until = parsedate_to_datetime(value).timestamp()

@@ -15,7 +15,7 @@ from threading import Condition, RLock
 from typing import Literal
 from urllib.parse import urlsplit
 
-from almanac.youchat.crawl import links
+from almanac.youchat import addresses
 from almanac.youchat.crawl.fetch import REDIRECTS
 from almanac.youchat.crawl.robots import Robots
 from almanac.youchat.crawl.settings import LEAST_DELAY, Settings
@@ -34,6 +34,8 @@ _KEPT_TRIES = 6
 """Failures in a row after which a page that we have counts as lost."""
 _KNOWN_PER_BUDGET = 10
 """Addresses of a host that are remembered, in budgets of the host."""
+_MOST_ALIKE = 1_000_000
+"""Addresses that are left out and counted."""
 _REPEATS, _SEGMENTS = 3, 24
 """Times that a part of a path may occur in it, and parts; what has more was made by a link that leads to itself."""
 
@@ -69,6 +71,8 @@ class Found:
     """What it should be."""
     modified: float = 0.0
     """Unix time, s, of its last change as a sitemap says; what was fetched before is due."""
+    is_listed: bool = False
+    """Whether a sitemap names it: the site vouches that it is no trap."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class Frontier:
         """Pages by state."""
         self._hosts: dict[str, _Host] = {}
         self._heap: list[tuple[float, str]] = []
+        self._left_out: set[int] = set()
         self._busy, self._beginning = 0, 0
         self.asked: int = self._one("select sum(fetched) from hosts") or 0
         """Addresses that were asked for, ever."""
@@ -277,6 +282,12 @@ class Frontier:
             rows = self._all("select host, note from hosts where closed_until > ? order by host", time.time())
             return {row["host"]: row["note"] for row in rows}
 
+    @property
+    def alike(self) -> int:
+        """Addresses that this run left out because they differ from others in their numbers only."""
+        with self._lock:
+            return len(self._left_out)
+
     # --- what was found -----------------------------------------------------------------------------------------------------
 
     def want(self, host: str) -> None:
@@ -337,7 +348,7 @@ class Frontier:
             while at and len(chain) <= REDIRECTS + 2 and at != task.url:
                 at = self._one("select target from urls where url = ? and state = 'redirect'", at) or ""
                 chain += [at] if at else []
-            host = links.host_of(target)
+            host = addresses.host_of(target)
             if at == task.url:
                 trouble = "redirects in a circle: " + " → ".join(chain)
             elif task.hops >= REDIRECTS:
@@ -447,7 +458,7 @@ class Frontier:
         return None
 
     def _add(self, found: Found) -> bool:
-        name, now = links.host_of(found.url), time.time()
+        name, now = addresses.host_of(found.url), time.time()
         if not self._is_wanted(name) or found.depth > self._settings.depth:
             return False
         rows = self._all("select id, depth, checked, due from urls where url = ?", found.url)
@@ -463,7 +474,9 @@ class Frontier:
         if host.known >= self._settings.pages_per_host * _KNOWN_PER_BUDGET or _is_circular(found.url):
             return False
         shape = re.sub(r"\d+", "0", found.url)
-        if shape != found.url and not self._room_for(shape):
+        if shape != found.url and not found.is_listed and not self._room_for(shape):
+            if len(self._left_out) < _MOST_ALIKE:
+                self._left_out.add(hash(found.url))
             return False
         self._database.execute(
             "insert into urls (url, host, kind, depth, hops, due, interval) values (?, ?, ?, ?, ?, ?, ?)",

@@ -1,6 +1,7 @@
 """What a site allows us (RFC 9309): its robots.txt is fetched, kept for a day at most, and asked before every request. Protego reads the
 rules; here stands what a missing, broken or unreachable file means. A file speaks for one origin: scheme, host and port."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import cached_property
 
 from protego import Protego
 
-from almanac.youchat.crawl import links
+from almanac.youchat import addresses
 from almanac.youchat.crawl.fetch import ANY, Failure, Fetcher
 from almanac.youchat.documents import Fetched
 from almanac.youchat.text.directives import TOKEN
@@ -17,6 +18,8 @@ MOST_BYTES = 500 * 1024
 """That are parsed; the rest of a longer file is not there (RFC 9309, 2.5, asks for at least as many)."""
 KEPT_SECONDS = 24 * 3600.0
 """How long a file is believed (RFC 9309, 2.4)."""
+_WITH_VERSION = re.compile(rf"^([ \t]*user-agent[ \t]*:[ \t]*{TOKEN})/\S*", re.IGNORECASE | re.MULTILINE)
+"""Our name with a version, which does not count (RFC 9309, 2.2.1)."""
 RETRY_SECONDS = 3600.0
 """After which a site whose file could not be had is asked for it again."""
 
@@ -26,7 +29,7 @@ class Robots:
     """The rules of an origin."""
 
     origin: str
-    """`scheme://host:port`, as `links.origin` writes it."""
+    """`scheme://host:port`, as `addresses.origin` writes it."""
     text: str
     """Of the file; empty where there is none."""
     closed: str
@@ -36,7 +39,7 @@ class Robots:
 
     @cached_property
     def _rules(self) -> Protego:
-        return Protego.parse(self.text)
+        return Protego.parse(_WITH_VERSION.sub(r"\1", self.text))
 
     def allows(self, url: str) -> bool:
         """Whether we may fetch an address of this origin: the longest rule decides, and `Allow` between equals."""
@@ -51,7 +54,7 @@ class Robots:
     @property
     def sitemaps(self) -> tuple[str, ...]:
         """Addresses of sitemaps, normalised, each once."""
-        found = (links.normalise(address, self.origin + "/") for address in self._rules.sitemaps)
+        found = (addresses.normalise(address, self.origin + "/") for address in self._rules.sitemaps)
         return tuple(dict.fromkeys(address for address in found if address))
 
 
@@ -64,7 +67,7 @@ def fetch(
     429, refused by the guard) forbids all for an hour.
 
     Args:
-        origin: as `links.origin` writes it.
+        origin: as `addresses.origin` writes it.
         fetcher: fetches it.
         now: Unix time, s.
         turn: as `Fetcher.get` takes it.

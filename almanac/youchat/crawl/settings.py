@@ -1,6 +1,7 @@
 """The dials of a crawl. Those that could trouble others (the delay, what is open besides the public web) have floors here, and are the
 operator's: nothing that a user sends to an API becomes one of them."""
 
+import math
 from dataclasses import dataclass, field
 
 from almanac.runtime.errors import UserError
@@ -21,7 +22,7 @@ class Settings:
     depth: int = 20
     """Links from a seed; what lies deeper is left. Bounds calendars whose every page links to the next."""
     alike: int = 1_000
-    """Addresses of a host that differ in their numbers only. Bounds calendars whose every page links to many."""
+    """Addresses of a host that differ in their numbers only and are in no sitemap. Bounds calendars whose every page links to many."""
     wander: bool = False
     """Whether links to other hosts than the seeds' are followed."""
     sitemaps: bool = True
@@ -41,6 +42,9 @@ class Settings:
     """Web or mail address that servers are told, so that they can complain."""
 
     def __post_init__(self) -> None:
+        for name in ("delay", "own_delay"):
+            if math.isinf(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)}", "give seconds")
         if not self.delay >= LEAST_DELAY:
             raise UserError(
                 f"a delay of {self.delay:g} s is too short for hosts of others",

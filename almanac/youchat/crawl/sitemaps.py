@@ -1,6 +1,7 @@
 """Sitemaps (sitemaps.org): lists of a site's pages, lists of such lists, in XML or plain text, gzipped or not; at most 50,000 addresses
 and 50 MB a file. They come from anybody: entities are not resolved, and a bomb is stopped at the limit."""
 
+import codecs
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from io import BytesIO
 
 import lxml.etree as etree
 
-from almanac.youchat.crawl import links
+from almanac.youchat import addresses
 from almanac.youchat.crawl.fetch import inflate
 from almanac.youchat.documents import Fetched
 
@@ -45,18 +46,19 @@ def read(fetched: Fetched) -> Sitemap:
     """What a sitemap lists: as much of it as can be read, up to the limits."""
     body, damage = _unpacked(fetched.body)
     text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if not text.startswith(b"<"):
+    if not text.startswith((b"<", codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         lines = (
-            links.normalise(line.decode("utf-8", "replace"), fetched.url) for line in text.split() if b"://" in line
+            addresses.normalise(line.decode("utf-8", "replace"), fetched.url) for line in text.split() if b"://" in line
         )
         urls = dict.fromkeys(url for url in lines if url)
         return Sitemap(tuple(Entry(url) for url in list(urls)[:MOST_ADDRESSES]), (), damage)
     pages: dict[str, Entry] = {}
     sitemaps: dict[str, Entry] = {}
     try:
-        for kind, entry in _entries(text, fetched.url):
-            (sitemaps if kind == "sitemap" else pages).setdefault(entry.url, entry)
-            if len(pages) + len(sitemaps) >= MOST_ADDRESSES:
+        for number, (kind, entry) in enumerate(_entries(text, fetched.url), 1):
+            if entry:
+                (sitemaps if kind == "sitemap" else pages).setdefault(entry.url, entry)
+            if number >= MOST_ADDRESSES:  # the same one again costs as much as another
                 damage = damage or f"it lists more than {MOST_ADDRESSES:,} addresses"
                 break
     except etree.XMLSyntaxError as error:
@@ -79,8 +81,8 @@ def _unpacked(body: bytes) -> tuple[bytes, str]:
     return bytes(whole), ""
 
 
-def _entries(text: bytes, base: str) -> Iterator[tuple[str, Entry]]:
-    """(`url` or `sitemap`, what it says), in the file's order."""
+def _entries(text: bytes, base: str) -> Iterator[tuple[str, Entry | None]]:
+    """(`url` or `sitemap`, what it says; None where that is no address), in the file's order."""
     reader = etree.iterparse(
         BytesIO(text),
         events=("end",),
@@ -92,9 +94,8 @@ def _entries(text: bytes, base: str) -> Iterator[tuple[str, Entry]]:
     )
     for _, element in reader:
         location, modified = element.findtext("{*}loc"), element.findtext("{*}lastmod")
-        url = links.normalise(location or "", base) if location and location.strip() else None
-        if url:
-            yield etree.QName(element).localname, Entry(url, _when(modified or ""))
+        url = addresses.normalise(location or "", base) if location and location.strip() else None
+        yield etree.QName(element).localname, Entry(url, _when(modified or "")) if url else None
         element.clear()
         while element.getprevious() is not None:  # else the tree of what was read grows
             del element.getparent()[0]

@@ -5,23 +5,29 @@ is opened for writing."""
 import io
 import os
 import re
+import string
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from almanac.runtime.errors import UserError
-from almanac.youchat.crawl.fetch import PAGES, inflate
+from almanac.youchat.crawl.fetch import PAGES, inflate, is_whole, joined
 from almanac.youchat.documents import Fetched
 
 LARGEST = 1_000_000_000
 """Bytes of a file after which the next one is begun, as Common Crawl does."""
 MOST_BYTES = 10_000_000
 """Of a body that is read; longer ones are left out."""
+_MOST_HEADERS = 24_000
+"""Characters of a response's headers that are kept: FastWARC reads 32 KiB of them at most."""
+_FIRST_HEADERS = ("content-type", "x-robots-tag")
+"""Kept before the others."""
 _PIECE = 1 << 20
 _OF_THE_WIRE = frozenset({"content-encoding", "transfer-encoding", "content-length"})
 """Headers that are not true of a body that is stored decompressed; the first two are kept under Common Crawl's names."""
@@ -65,7 +71,7 @@ class Writer:
             self._open(int(self._name.partition(".")[0]) + 1)
         headers = [
             ("X-Crawl-" + name.title() if name in _OF_THE_WIRE else name.title(), value)
-            for name, value in page.headers.items()
+            for name, value in _bearable(page.headers)
         ]
         if "content-type" not in page.headers:
             headers.append(("Content-Type", page.content_type))
@@ -101,6 +107,17 @@ class Writer:
         return place
 
 
+def _bearable(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Headers that warcio can write (in ASCII) and FastWARC can read (not too many characters in all)."""
+    left = _MOST_HEADERS
+    for name in sorted(headers, key=lambda name: name not in _FIRST_HEADERS):
+        value = quote(headers[name], safe=string.printable, encoding="latin-1", errors="replace")
+        size = len(name) + len(value) + 20
+        if size <= left:
+            left -= size
+            yield name, value
+
+
 def heal(path: Path, start: int = 0) -> int:
     """Cut off what follows the last whole record of a file.
 
@@ -122,8 +139,8 @@ def heal(path: Path, start: int = 0) -> int:
 
 
 def read(path: Path) -> Iterator[Fetched]:
-    """The pages of a WARC or WET file, ours or anybody's, gzipped or not: responses of status 200 that are text, and conversions to text.
-    Records that are torn, or longer than `MOST_BYTES`, are left out.
+    """The pages of a WARC or WET file, ours or anybody's, gzipped or not: responses from the web that are whole and text, and conversions
+    to text. Records that are torn, or longer than `MOST_BYTES`, are left out.
 
     Raises:
         UserError: it can't be read, or is no WARC file.
@@ -147,8 +164,11 @@ def at(path: Path, place: int) -> Fetched | None:
     """The page whose record begins at a place of one of our files; None where it is damaged."""
     with path.open("rb") as file:
         file.seek(place)
-        for record in ArchiveIterator(file, record_types=WarcRecordType.response):
-            return _page(record)
+        try:
+            for record in ArchiveIterator(file, record_types=WarcRecordType.response):
+                return _page(record)
+        except OSError:  # a header that is too long, a torn member
+            return None
     return None
 
 
@@ -177,11 +197,13 @@ def _page(record: WarcRecord) -> Fetched | None:
     if record.record_type == WarcRecordType.conversion:
         kind, headers, status = record.headers.get("Content-Type", "") or "text/plain", {}, 200
     elif record.record_type == WarcRecordType.response and record.http_headers is not None:
-        status, headers = record.http_headers.status_code or 0, _joined(record.http_headers.to_tuples())
+        status, headers = record.http_headers.status_code or 0, joined(record.http_headers.to_tuples())
         kind = headers.get("content-type", "")
     else:
         return None
-    if not url or status != 200 or kind.partition(";")[0].strip().lower() not in PAGES:
+    if not url.lower().startswith(("http://", "https://")):  # javascript:, file:, dns:
+        return None
+    if not is_whole(status) or kind.partition(";")[0].strip().lower() not in PAGES:
         return None
     body = _decoded(record.reader.read(MOST_BYTES + 1), record.content_length, headers)
     if body is None:
@@ -231,11 +253,3 @@ def _without_chunks(raw: bytes) -> Iterator[bytes]:
         at = end + 4 + size
     if not head:
         yield raw
-
-
-def _joined(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        key = name.lower()
-        found[key] = f"{found[key]}, {value}" if key in found else value
-    return found

@@ -1,6 +1,7 @@
 """False sentences made of true ones: a number changed, a negation put in or taken out, a name exchanged, something added that no source
-says. The verifier is fitted against them and, made of other texts, measured with them. Some changes leave a sentence true by luck ("a
-5-day week" of a source that has both 5 and 6); nothing here can know that, so measured figures are lower bounds."""
+says, a word exchanged for its opposite, a bound put before a number or turned round. The verifier is fitted
+against them and, made of other texts, measured with them. Some changes leave a sentence true by luck ("a 5-day week" of a source that
+has both 5 and 6); nothing here can know that, so measured figures are lower bounds."""
 
 import random
 import re
@@ -8,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["number", "negation", "name", "addition"]
-KINDS: tuple[Kind, ...] = ("number", "negation", "name", "addition")
+Kind = Literal["number", "negation", "name", "addition", "opposite", "comparator"]
+KINDS: tuple[Kind, ...] = ("number", "negation", "name", "addition", "opposite", "comparator")
 """What can be planted."""
 _DIGITS = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w.]*\w)")
 _SPOKEN = re.compile(
@@ -27,6 +28,28 @@ _STRANGERS = (
     "Ottokar Lindqvist", "Port Marlow", "Helena Brandt", "Kestrel Systems", "Santa Irena", "Vasily Orlov", "Greenholm", "Tamsin Adeyemi",
 )  # fmt: skip
 """Names that no source has."""
+_PAIRS = [
+    pair.split("/")
+    for pair in re.findall(
+        r"\S+",
+        """maximum/minimum highest/lowest largest/smallest most/least more/fewer first/last before/after early/late high/low old/new
+        increased/decreased increase/decrease rose/fell male/female always/never inside/outside internal/external public/private rich/poor
+        hot/cold true/false safe/unsafe possible/impossible legal/illegal known/unknown able/unable common/rare major/minor single/multiple
+        left/right north/south northern/southern east/west eastern/western included/excluded includes/excludes won/lost
+        open/closed began/ended begins/ends life/death positive/negative longer/shorter higher/lower long/short large/small
+        strong/weak active/inactive
+        direct/indirect dependent/independent formal/informal similar/different same/opposite successful/unsuccessful winner/loser
+        mother/father son/daughter husband/wife buy/sell bought/sold day/night summer/winter""",
+    )
+]
+"""Words and their opposites. Some the verifier knows, some not."""
+_OPPOSITES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+_ENTIRE = re.compile(rf"\b(?:{'|'.join(sorted(_OPPOSITES, key=len, reverse=True))})\b")
+_COMPARED = re.compile(r"\b(?:more|fewer|less|greater|higher|lower|longer|shorter) than\b")
+_COUNTED = re.compile(
+    rf"(?<![\w.,$€£])(?!1\d{{3}}\b|20\d\d\b)\d+(?:,\d{{3}})*(?= [a-z]{{3,}})|{_SPOKEN.pattern}(?= [a-z]{{3,}})"
+)
+""""800 people", "twelve members", no years: what "more than" may stand before."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +130,35 @@ def _addition(sentence: str, others: Sequence[str], chance: random.Random) -> st
     return sentence.rstrip(" .!?") + chance.choice(_LINKS) + " ".join(tail) + "."
 
 
+def _opposite(sentence: str, others: Sequence[str], chance: random.Random) -> str | None:
+    found = list(_ENTIRE.finditer(sentence))
+    if not found:
+        return None
+    match = chance.choice(found)
+    return sentence[: match.start()] + _OPPOSITES[match[0]] + sentence[match.end() :]
+
+
+def _comparator(sentence: str, others: Sequence[str], chance: random.Random) -> str | None:
+    if match := _COMPARED.search(sentence):
+        word = match[0].split()[0]
+        turned = {"more": "fewer", "less": "more", "fewer": "more", "greater": "less"}.get(word) or _OPPOSITES[word]
+        return f"{sentence[: match.start()]}{turned} than{sentence[match.end() :]}"
+    found = [
+        each
+        for each in _COUNTED.finditer(sentence)
+        if not re.search(r"\b(?:in|than|about|over) $", sentence[: each.start()])
+    ]
+    if not found:
+        return None
+    match = chance.choice(found)
+    return sentence[: match.start()] + chance.choice(["more than ", "fewer than "]) + sentence[match.start() :]
+
+
 _WAYS: dict[Kind, Callable[[str, Sequence[str], random.Random], str | None]] = {
     "number": _number,
     "negation": _negation,
     "name": _name,
     "addition": _addition,
+    "opposite": _opposite,
+    "comparator": _comparator,
 }

@@ -1,9 +1,10 @@
 """Which pages say the same. Exactly: the SHA-256 of their words without regard to case and spaces. Nearly: MinHash over runs of five words
 (Broder 1997) with 128 permutations, from a Jaccard similarity of 0.85 on; pages that share one of sixteen bands of eight values are
-compared at all, which finds a pair at 0.85 with a probability of 0.994. Of pages that say the same, one is kept and the others are its
-aliases; the index does that, this module says who is alike and who is kept."""
+compared at all, which finds a pair at 0.85 with a probability of 0.994. Such a pair counts if titles and numbers are the same too. Of pages
+that say the same, one is kept and the others are its aliases; the index does that, this module says who is alike and who is kept."""
 
 import hashlib
+import re
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ SHINGLE = 5
 ALIKE = 0.85
 """The least Jaccard similarity of near duplicates (specification 1.2)."""
 _BANDS = 16
+_DIGIT, _MARKS = re.compile(r"\d"), ".,:;!?()[]{}\"'«»“”‘’"
+"""What makes a word a number, and what may stand about it."""
 _MOST_SHINGLES = 50_000
 """Of a page that are hashed: those of the first 50,000 places; a longer page is told by its beginning."""
 
@@ -42,6 +45,12 @@ def fingerprint(text: str) -> Fingerprint:
     made = _empty().copy()
     made.update_batch(np.unique(_shingles(_hashes(text))).tolist())
     return Fingerprint(exact, made.hashvalues.astype(np.uint32))
+
+
+def numbers(text: str) -> frozenset[str]:
+    """The words of a text that hold digits. Two texts that differ in these speak of two things (models, prices, releases), however much
+    else they share."""
+    return frozenset(word.strip(_MARKS) for word in text.lower().split() if _DIGIT.search(word))
 
 
 def least_hash(text: str) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -91,7 +92,11 @@ class Index:
             )
         index = cls(folder, store, engine, embedder)
         if store.pending():
-            with contextlib.suppress(UserError), index._locked(0.0):  # if somebody is writing, it is being done
+            with (
+                contextlib.suppress(UserError),
+                index._written(),
+                index._locked(0.0),
+            ):  # if somebody is writing, it is being done
                 index._settle()
         return index
 
@@ -105,9 +110,9 @@ class Index:
             removed_urls: addresses that are gone.
 
         Raises:
-            RunFailed: another process is writing.
+            RunFailed: another process is writing, or it can't be written (a full disk); what was done before stays.
         """
-        with self._locked(_PATIENCE_S):
+        with self._written(), self._locked(_PATIENCE_S):
             self._settle()
             counts = self._store.update(pages, removed_urls)
             self._settle()
@@ -118,10 +123,20 @@ class Index:
         done = 0
         while self._embedder is not None and (found := self._store.without_vector(batch)):
             vectors = self._embedder.embed([spoken(passage) for _, passage in found], False)
-            with self._locked(_PATIENCE_S):
+            with self._written(), self._locked(_PATIENCE_S):
                 self._store.add_vectors([number for number, _ in found], vectors, self._embedder.name)
             done += len(found)
         return done
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Writing, whose failures are told."""
+        try:
+            yield
+        except (OSError, sqlite3.OperationalError) as error:
+            raise RunFailed(
+                f"the index in {self.folder} can't be written ({error})", "make room, and run the same again"
+            ) from None
 
     @contextlib.contextmanager
     def _locked(self, patience_s: float) -> Iterator[None]:
@@ -150,6 +165,13 @@ class Index:
         pages = self._store.pending()
         if not pages:
             return
+        try:
+            self._tell_engine(pages)
+        except ValueError as error:  # tantivy's word for a disk that is full
+            raise OSError(str(error)) from None
+        self._store.settle(pages)
+
+    def _tell_engine(self, pages: Sequence[int]) -> None:
         writer = self._engine.writer(heap_size=_MEMORY, num_threads=1)
         try:
             # Deleting by a plain number finds nothing in an unsigned field (it is taken for a signed one); a query knows the schema.
@@ -166,7 +188,6 @@ class Index:
         finally:
             with contextlib.suppress(ValueError):
                 writer.wait_merging_threads()
-        self._store.settle(pages)
 
     # Reading
 
@@ -185,6 +206,10 @@ class Index:
     def addresses(self, beginning: str) -> list[str]:
         """All addresses that begin so, of pages and of their aliases."""
         return self._store.addresses(beginning)
+
+    def orphans(self) -> list[str]:
+        """Addresses whose page went, though nobody said that they are gone: duplicates of it, whose own text has to be read again."""
+        return self._store.orphans()
 
     def statistics(self, stems: Sequence[str] = ()) -> Statistics:
         """How much there is, and in how many passages each of some stems is."""

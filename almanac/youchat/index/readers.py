@@ -3,11 +3,15 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from io import TextIOBase
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from almanac.runtime import console
 from almanac.runtime.errors import UserError
 from almanac.youchat.documents import Fetched, Heading, Page
 from almanac.youchat.text import extract
@@ -22,6 +26,12 @@ TYPES = {
 _COLLECTIONS = (".jsonl", ".jsonl.gz", ".warc", ".warc.gz", ".wet", ".wet.gz")
 _MOST_PAGES = 5_000
 """Of a PDF."""
+_MOST_SECONDS = 60.0
+"""For the sheets of a PDF; pypdf takes about 20 ms for one."""
+_MOST_DRAWN = 2_000_000
+"""Bytes that draw one sheet of a PDF; 5 MB of nothing but text take pypdf many minutes."""
+_MOST_CHARACTERS = extract.LARGEST
+"""Of a line of JSONL."""
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -83,6 +93,8 @@ def of_markdown(fetched: Fetched) -> Page | Unread:
     if len(fetched.body) > extract.LARGEST:
         return Unread(fetched.url, f"its {len(fetched.body) / 2**20:.0f} MiB are too many")
     source = extract.decode(fetched.body, fetched.content_type).replace("\r\n", "\n")
+    if extract.is_binary(source):
+        return Unread(fetched.url, "it is no text in a charset that could be told")
     front = _FRONT_MATTER.match(source)
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(source[front.end() :] if front else source)
     page = extract.of_html(f"<body>{html}</body>", fetched, whole=True)
@@ -111,7 +123,7 @@ def of_pdf(fetched: Fetched) -> Page | Unread:
         reader = pypdf.PdfReader(io.BytesIO(fetched.body))
         if reader.is_encrypted and not reader.decrypt(""):
             return Unread(fetched.url, "it is encrypted, and asks for a password")
-        sheets = [clean_characters(sheet.extract_text()).strip() for sheet in reader.pages[:_MOST_PAGES]]
+        sheets = list(_sheets(reader.pages[:_MOST_PAGES], fetched.url))
         about = reader.metadata
         title = " ".join((about.title or "").split()) if about else ""
         changed = (about.modification_date or about.creation_date) if about else None
@@ -127,6 +139,23 @@ def of_pdf(fetched: Fetched) -> Page | Unread:
         return Unread(fetched.url, "it holds no text (a scan?)")
     title = title or text.split("\n", 1)[0][:120]
     return Page(fetched.url, title, text, tuple(headings), extract.language(text), fetched.fetched_at, _aware(changed))
+
+
+def _sheets(pages: Iterable[Any], url: str) -> Iterator[str]:
+    """The texts of a PDF's sheets, as far as they are to be had within the bounds; a small file can ask for hours."""
+    until, left = time.monotonic() + _MOST_SECONDS, extract.LARGEST
+    for number, page in enumerate(pages, 1):
+        if left <= 0 or time.monotonic() > until:
+            console.log(f"{url}: read up to sheet {number - 1}; the rest takes too long")
+            return
+        content = page.get_contents()
+        if content is not None and len(content.get_data()) > _MOST_DRAWN:
+            console.log(f"{url}: sheet {number} is left out; it draws too much")
+            yield ""
+            continue
+        text = clean_characters(page.extract_text()).strip()
+        left -= len(text)
+        yield text
 
 
 def _document(path: Path, kind: str) -> Page | Unread:
@@ -148,25 +177,39 @@ def _jsonl(path: Path) -> Iterator[Page | Unread]:
     opening = gzip.open if path.suffix == ".gz" else open
     with opening(path, "rt", encoding="utf-8", errors="replace") as file:
         try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
+            for number, line in enumerate(_lines(file), 1):
+                if len(line) > _MOST_CHARACTERS:
+                    yield Unread(f"{base}?line={number}", f"it has more than {_MOST_CHARACTERS:,} characters")
+                elif line.strip():
                     yield _line(line, f"{base}?line={number}", base)
         except (OSError, EOFError) as error:
             yield Unread(base, f"it is damaged: {error}")
 
 
+def _lines(file: TextIOBase) -> Iterator[str]:
+    """The lines of a file; of one that is too long, its beginning, which is too long as well."""
+    while line := file.readline(_MOST_CHARACTERS + 1):
+        yield line
+        while len(line) > _MOST_CHARACTERS and not line.endswith("\n"):
+            line = file.readline(_MOST_CHARACTERS + 1)
+
+
 def _line(line: str, place: str, base: str) -> Page | Unread:
     try:
         row = json.loads(line)
-        text, name = row["text"], str(row["_id"])
-        title, url = row.get("title") or "", row.get("url") or f"{base}?id={quote(name, safe='')}"
+        text, name = row["text"], clean_characters(str(row["_id"]))
+        title, url = row.get("title") or "", row.get("url") or ""
+        if row["_id"] is None or not name:
+            return Unread(place, "its _id is empty")
     except KeyError as error:
         return Unread(place, f"the line has no {error}; _id, title and text are wanted")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         return Unread(place, f"the line is not an object with _id, title and text ({type(error).__name__})")
     if not all(isinstance(each, str) for each in (text, title, url)) or not text.strip():
         return Unread(place, "its text is empty, or is no text")
-    held = clean_characters(text)
+    held, url = clean_characters(text), clean_characters(url)
+    if not url.lower().startswith(("http://", "https://")):  # javascript: and the like would become links
+        url = f"{base}?id={quote(name, safe='')}"
     return Page(url, clean_characters(title).strip() or name, held, (), extract.language(held), identifier=name)
 
 
@@ -174,8 +217,11 @@ def _warc(path: Path) -> Iterator[Page | Unread]:
     """The responses of a WARC or the texts of a WET."""
     from almanac.youchat.crawl import warc
 
-    for fetched in warc.read(path):
-        yield read_fetched(fetched)
+    try:
+        for fetched in warc.read(path):
+            yield read_fetched(fetched)
+    except UserError as error:
+        yield Unread(_address(path), error.what)
 
 
 def _address(path: Path) -> str:

@@ -2,13 +2,13 @@
 the same here. What can't be read is told and left out; pages go in by portions, so that any number of them takes little memory."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from almanac.youchat.crawl import crawl
-from almanac.youchat.documents import Page
+from almanac.youchat.documents import Fetched, Page
 from almanac.youchat.index import readers, shards
 from almanac.youchat.index.index import Index
 from almanac.youchat.index.store import Counts
@@ -42,13 +42,31 @@ def from_crawl(folder: Path, progress: Callable[[int], None] | None = None) -> R
     seen = folder / _SEEN
     since = json.loads(seen.read_text())["until"] if seen.is_file() else 0
     changes = crawl.changed(folder / CRAWL, since)
-    found = (readers.read_fetched(each) for each in crawl.pages(folder / CRAWL, since))
+    closed = crawl.closed(folder / CRAWL)
+    found = (_of_crawl(each, closed) for each in crawl.pages(folder / CRAWL, since))
     done = update(folder, found, changes.gone, progress)
+    orphans = _orphans(folder)
+    if orphans:
+        again = update(folder, (_of_crawl(each, closed) for each in crawl.copies(folder / CRAWL, orphans)))
+        done = Refreshed(_sum([done.counts, again.counts]), done.unread + again.unread)
     # Written last: what a run that is killed before it has done is done again, to the same end.
     beside = seen.with_suffix(".part")
     beside.write_text(json.dumps({"until": changes.until}))
     beside.replace(seen)
     return done
+
+
+def _of_crawl(fetched: Fetched | Unread, closed: Collection[str]) -> Page | Unread:
+    """The page of a copy in a crawl. One that calls an address its own that must be in no index is left at the address where it was."""
+    page = fetched if isinstance(fetched, Unread) else readers.read_fetched(fetched)
+    if isinstance(page, Page) and page.is_canonical and page.aliases and page.url in closed:
+        return replace(page, url=page.aliases[0], aliases=page.aliases[1:], is_canonical=False)
+    return page
+
+
+def _orphans(folder: Path) -> list[str]:
+    """Addresses whose text was a duplicate's, that is not there any more; the text of their own has to be read again."""
+    return [url for each in shards.plan(folder) or [folder] for url in Index.open(each).orphans()]
 
 
 def from_files(folder: Path, paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> Refreshed:
@@ -60,6 +78,10 @@ def from_files(folder: Path, paths: Sequence[Path], progress: Callable[[int], No
     """
     met: set[str] = set()
     done = update(folder, _noted(readers.read(paths), met), _vanished(folder, paths), progress)
+    orphans = set(_orphans(folder))
+    if orphans:
+        pages = (each for each in readers.read(paths) if isinstance(each, Page) and {each.url, *each.aliases} & orphans)
+        done = Refreshed(_sum([done.counts, update(folder, pages).counts]), done.unread)
     left = {url for each in _collections(paths) - met for url in _known(folder, each + "?id=")} - met
     if not left:
         return done
@@ -109,7 +131,11 @@ def update(
         counts.append(_put(folder, pages, ()))
         if progress:
             progress(len(pages))
-    return Refreshed(Counts(*(sum(each) for each in zip(*map(astuple, counts), strict=True))), tuple(unread))
+    return Refreshed(_sum(counts), tuple(unread))
+
+
+def _sum(counts: Iterable[Counts]) -> Counts:
+    return Counts(*(sum(each) for each in zip(*map(astuple, counts), strict=True)))
 
 
 def _portions(found: Iterable[Page | Unread], unread: list[Unread]) -> Iterator[list[Page]]:

@@ -160,6 +160,11 @@ class Store:
         )
         return [row[0] for row in self.connection.execute(query, (len(beginning), beginning))]
 
+    def orphans(self) -> list[str]:
+        """Addresses whose page went, though nobody said that they are gone: duplicates of it, whose own text has to be read again."""
+        query = "SELECT url FROM aliases WHERE page NOT IN (SELECT id FROM pages) ORDER BY url"
+        return [row[0] for row in self.connection.execute(query)]
+
     def statistics(self, stems: Iterable[str] = ()) -> Statistics:
         """The whole, and in how many passages each of some stems is."""
         totals = json.loads(self.fact("totals") or "[0, 0, 0, 0]")
@@ -265,11 +270,13 @@ class Store:
         found = page.aliases[0] if page.is_canonical and page.aliases else page.url
         page = self._with_own_address(page, found, mark)
         write = self.connection.execute
-        for (before,) in write("SELECT id FROM pages WHERE found = ? AND url != ?", (found, page.url)).fetchall():
-            self._remove(before, changes)  # it called another address its own then
+        for before, exact in write(
+            "SELECT id, exact FROM pages WHERE found = ? AND url != ?", (found, page.url)
+        ).fetchall():
+            self._hand_on(before, exact, {found}, changes)  # it called another address its own then
         sha256 = hashlib.sha256(page.text.encode("utf-8", "surrogatepass")).hexdigest()
-        old = write("SELECT id, sha256, title, headings FROM pages WHERE url = ?", (page.url,)).fetchone()
-        if old and old[1:] == (sha256, page.title, _headings(page)):
+        old = write("SELECT id, exact, sha256, title, headings FROM pages WHERE url = ?", (page.url,)).fetchone()
+        if old and old[2:] == (sha256, page.title, _headings(page)):
             write(
                 "UPDATE pages SET fetched = ?, published = ?, found = iif(found = url, found, ?) WHERE id = ?",
                 (_said(page.fetched_at), _said(page.published_at), found, old[0]),
@@ -277,26 +284,30 @@ class Store:
             self._add_aliases(page.aliases, old[0], mark.exact)
             counts.unchanged += 1
             return
-        known = write("SELECT page, exact FROM aliases WHERE url = ?", (page.url,)).fetchone()
-        if known and known[1] == mark.exact:
+        known = write(
+            "SELECT aliases.exact FROM aliases JOIN pages ON page = id WHERE aliases.url = ?", (page.url,)
+        ).fetchone()
+        if known and known[0] == mark.exact:
             counts.unchanged += 1
             return
         write("DELETE FROM aliases WHERE url = ?", (page.url,))
-        aliases = [*page.aliases, *(self._remove(old[0], changes) if old else ())]
-        twin = None if page.identifier else self._twin(mark)
+        if old:
+            self._hand_on(old[0], old[1], {page.url, found, *page.aliases}, changes)
+        twin = None if page.identifier else self._twin(page, mark)
         if twin is None:
-            self._insert(page, found, sha256, mark, aliases, changes, counts)
+            self._insert(page, found, sha256, mark, changes, counts)
             counts.changed, counts.added = counts.changed + bool(old), counts.added + (not old)
             return
         counts.duplicates += 1
         number, other = twin
         if duplicates.preference(page) < duplicates.preference(other):
             exact = write("SELECT exact FROM pages WHERE id = ?", (number,)).fetchone()[0]
-            aliases += self._remove(number, changes)
-            number = self._insert(page, found, sha256, mark, aliases, changes, counts)
-            self._add_aliases([other.url], number, exact)
+            self._remove(number, changes)
+            kept = self._insert(page, found, sha256, mark, changes, counts)
+            write("UPDATE aliases SET page = ? WHERE page = ?", (kept, number))
+            self._add_aliases([other.url], kept, exact)
         else:
-            self._add_aliases([page.url, *aliases], number, mark.exact)
+            self._add_aliases([page.url, *page.aliases], number, mark.exact)
 
     def _with_own_address(self, page: Page, found: str, mark: Fingerprint) -> Page:
         """Many pages may claim one address, though they say different things (a site that calls its front page canonical everywhere). A
@@ -310,20 +321,24 @@ class Store:
             return page
         return replace(page, url=found, aliases=page.aliases[1:], is_canonical=False)
 
-    def _twin(self, mark: Fingerprint) -> tuple[int, Page] | None:
-        """A page that says the same: exactly, or else the one that says it most nearly."""
+    def _twin(self, page: Page, mark: Fingerprint) -> tuple[int, Page] | None:
+        """A page that says the same: exactly, or else the one that says it most nearly, with the same title and the same numbers."""
         read = self.connection.execute
         row = read("SELECT id FROM pages WHERE exact = ? AND identifier = '' ORDER BY id", (mark.exact,)).fetchone()
         if row is None:
             names = ", ".join(map(str, duplicates.bands(mark.signature)))
             near = read(
-                f"SELECT DISTINCT id, signature FROM bands JOIN pages ON page = id WHERE band IN ({names}) AND identifier = ''"
+                f"SELECT DISTINCT id, signature FROM bands JOIN pages ON page = id WHERE band IN ({names}) AND identifier = '' "
+                "AND title = ?",
+                (page.title,),
             ).fetchall()
-            likeness = [(-duplicates.similarity(mark.signature, _signature(each[1])), each[0]) for each in near]
-            best = min(likeness, default=(0.0, 0))
-            if -best[0] < duplicates.ALIKE:
+            likeness = sorted((-duplicates.similarity(mark.signature, _signature(each[1])), each[0]) for each in near)
+            numbers = duplicates.numbers(page.text) if near else frozenset()
+            alike = (number for likely, number in likeness if -likely >= duplicates.ALIKE)
+            best = next((each for each in alike if duplicates.numbers(self._read_text(each)) == numbers), None)
+            if best is None:
                 return None
-            row = (best[1],)
+            row = (best,)
         held = read("SELECT url, title, canonical FROM pages WHERE id = ?", row).fetchone()
         return row[0], Page(held[0], held[1], "", is_canonical=bool(held[2]))
 
@@ -333,7 +348,6 @@ class Store:
         found: str,
         sha256: str,
         mark: Fingerprint,
-        aliases: list[str],
         changes: _Changes,
         counts: Counts,
     ) -> int:
@@ -350,7 +364,7 @@ class Store:
         if not page.identifier:
             names = duplicates.bands(mark.signature)
             self.connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", ((name, number) for name in names))
-        self._add_aliases(aliases, number, mark.exact)
+        self._add_aliases(page.aliases, number, mark.exact)
         rows = []
         for each in passages.split(page):
             held = stemmed(each.text, page.title, each.headings)
@@ -363,39 +377,43 @@ class Store:
         counts.passages += len(rows)
         return number
 
-    def _remove(self, page: int, changes: _Changes) -> list[str]:
-        """Take a page out; the aliases that it had."""
+    def _remove(self, page: int, changes: _Changes) -> None:
+        """Take a page out. The aliases that it had are left, with nothing behind them: see `orphans`."""
         write = self.connection.execute
         for stems, titles, length, title_length in write(
             "SELECT stems, title_stems, length, title_length FROM passages WHERE page = ?", (page,)
         ):
             _count(changes, Stemmed(stems, titles, (length, title_length)), -1)
         changes.totals[0] -= 1
-        aliases = [row[0] for row in write("SELECT url FROM aliases WHERE page = ?", (page,))]
         write("DELETE FROM vectors WHERE passage IN (SELECT id FROM passages WHERE page = ?)", (page,))
-        for table in ("passages", "aliases", "bands"):
+        for table in ("passages", "bands"):
             write(f"DELETE FROM {table} WHERE page = ?", (page,))
         write("DELETE FROM pages WHERE id = ?", (page,))
         write("INSERT OR IGNORE INTO pending VALUES (?)", (page,))
-        return aliases
 
     def _remove_url(self, url: str, changes: _Changes) -> int:
-        """An address is gone, and what was found there, whatever it calls itself. Its page moves to an alias that says exactly the same, if
-        there is one; else it goes, near ones with it: they say something else, and come back when they are fetched again."""
+        """An address is gone, and what was found there, whatever it calls itself."""
         write = self.connection.execute
         was_alias = write("DELETE FROM aliases WHERE url = ?", (url,)).rowcount
         row = write("SELECT id, exact FROM pages WHERE url = ?1 OR found = ?1 ORDER BY url != ?1", (url,)).fetchone()
         if row is None:
             return was_alias
+        self._hand_on(row[0], row[1], {url}, changes)
+        return 1
+
+    def _hand_on(self, page: int, exact: str, leaving: Iterable[str], changes: _Changes) -> None:
+        """A page's addresses say it no more. It moves to an alias that says exactly the same, if there is one; else it goes, and the
+        aliases that say nearly the same are orphans: they have a text of their own that is not here."""
+        write = self.connection.execute
+        self.connection.executemany("DELETE FROM aliases WHERE url = ?", ((url,) for url in leaving))
         heir = write(
-            "SELECT url FROM aliases WHERE page = ? AND exact = ? ORDER BY length(url), url LIMIT 1", row
+            "SELECT url FROM aliases WHERE page = ? AND exact = ? ORDER BY length(url), url LIMIT 1", (page, exact)
         ).fetchone()
         if heir is None:
-            self._remove(row[0], changes)
+            self._remove(page, changes)
         else:
             write("DELETE FROM aliases WHERE url = ?", heir)
-            write("UPDATE pages SET url = ?1, found = ?1, canonical = 0 WHERE id = ?2", (heir[0], row[0]))
-        return 1
+            write("UPDATE pages SET url = ?1, found = ?1, canonical = 0 WHERE id = ?2", (heir[0], page))
 
     def _add_aliases(self, urls: Iterable[str], page: int, exact: str) -> None:
         """Addresses that have no page of their own."""

@@ -13,10 +13,12 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
+from almanac.youchat import addresses
 from almanac.youchat.documents import Fetched, Heading, Page
 from almanac.youchat.text.charset import decode
 from almanac.youchat.text.directives import NAMES, directives
 from almanac.youchat.text.hidden import clean_characters, remove_hidden
+from almanac.youchat.text.markup import MOST_ATTRIBUTES, is_crowded
 
 LARGEST = 16 * 2**20
 """Bytes of a text document that are read; a tree of it takes about fifteen times as much."""
@@ -36,6 +38,7 @@ _SHORT = 60
 """Characters; a page whose own matter is shorter is read whole."""
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}\\s*")
 """A heading's number, between characters that Unicode reserves for use within a program."""
+_NO_CHARACTER = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffd]")
 _DATED = (
     b"published_time", b"modified_time", b"datepublished", b"datemodified", b"<time", b"pubdate", b"dcterms.", b"dc.date", b'"date"',
     b"last-modified", b"last modified", b"last updated", b"updated on", b"revised",
@@ -67,11 +70,18 @@ def read(fetched: Fetched) -> Page | Unread:
         return Unread(fetched.url, f"its {size:.0f} MiB are more than the {LARGEST // 2**20} MiB that are read")
     if not directives(fetched.headers.get("x-robots-tag", "")).index:
         return Unread(fetched.url, "it asks not to be indexed (X-Robots-Tag)")
-    if kind == "text/plain":
-        return of_text(clean_characters(decode(fetched.body, fetched.content_type)), fetched)
-    if kind in ("text/html", "application/xhtml+xml", ""):
-        return of_html(decode(fetched.body, fetched.content_type), fetched)
-    return Unread(fetched.url, f"{kind} is not read from the web")
+    if kind not in ("text/plain", "text/html", "application/xhtml+xml", ""):
+        return Unread(fetched.url, f"{kind} is not read from the web")
+    text = decode(fetched.body, fetched.content_type)
+    if is_binary(text):
+        return Unread(fetched.url, "it is no text in a charset that could be told")
+    return of_text(clean_characters(text), fetched) if kind == "text/plain" else of_html(text, fetched)
+
+
+def is_binary(text: str) -> bool:
+    """Whether what was decoded is no text: many of its characters are controls, or could not be read."""
+    beginning = text[:100_000]
+    return len(_NO_CHARACTER.findall(beginning)) > 0.05 * len(beginning)
 
 
 def of_html(html: str, fetched: Fetched, whole: bool = False) -> Page | Unread:
@@ -82,6 +92,8 @@ def of_html(html: str, fetched: Fetched, whole: bool = False) -> Page | Unread:
         fetched: what it was fetched as.
         whole: nothing but hidden text is left out: the document has no ways about a site.
     """
+    if is_crowded(html):
+        return Unread(fetched.url, f"a tag of it has more than {MOST_ATTRIBUTES:,} attributes")
     tree = HTMLTree.parse(html.replace("\0", "").replace(_OPEN, "").replace(_CLOSE, ""))
     document = tree.document
     if document is None or tree.body is None:
@@ -113,8 +125,6 @@ def of_text(text: str, fetched: Fetched) -> Page | Unread:
     text = text.strip()
     if not text:
         return Unread(fetched.url, "it holds no text")
-    if text.count("\ufffd") > 0.05 * len(text):
-        return Unread(fetched.url, "it is no text in a charset that could be told")
     title = text.split("\n", 1)[0].strip()[:120]
     return Page(urldefrag(fetched.url).url, title, text, (), language(text), fetched.fetched_at)
 
@@ -159,7 +169,7 @@ def _plain(tree: HTMLTree, main: bool) -> str:
 
 def _tidied(text: str) -> str:
     """Without invisible characters and spaces at ends of lines, at most one empty line; the marks of headings stay."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", clean_characters(text))).strip()
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<![ \t])[ \t]+\n", "\n", clean_characters(text))).strip()
 
 
 def _place_headings(text: str, marked: list[tuple[int, str, str]]) -> tuple[str, tuple[Heading, ...]]:
@@ -212,13 +222,22 @@ def _canonical(tree: HTMLTree, url: str) -> str:
     if link is None:
         return ""
     try:
-        said = urldefrag(urljoin(url, (link.getattr("href") or "").strip())).url
+        said = addresses.normalise(link.getattr("href") or "", _base(tree, url)) or ""
         ours, theirs = urlsplit(url), urlsplit(said)
         same = (ours.hostname or "").removeprefix("www.") == (theirs.hostname or "").removeprefix("www.")
         is_web = theirs.scheme in ("http", "https") and ours.scheme in ("http", "https")
         return said if is_web and same and ours.port == theirs.port and theirs.username is None else ""
     except ValueError:  # a port that is no number, brackets that do not close
         return ""
+
+
+def _base(tree: HTMLTree, url: str) -> str:
+    """What the page's relative addresses start from."""
+    base = tree.document.query_selector("base[href]") if tree.document else None
+    try:
+        return urljoin(url, (base.getattr("href") or "").strip()) if base else url
+    except ValueError:  # "http://[" and the like
+        return url
 
 
 def _published(fetched: Fetched) -> datetime | None:

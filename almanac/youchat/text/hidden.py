@@ -4,13 +4,14 @@ the page out; characters by what they are. Sheets in other files are not fetched
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from resiliparse.parse.html import HTMLTree
 
 _NEVER_SHOWN = (
     "script, style, template, noscript, head, iframe, object, embed, svg, math annotation, [hidden], dialog:not([open]), "
-    "input, select, textarea, datalist, audio, video, canvas, map"
+    "input, select, textarea, datalist, audio, video, canvas, map, noframes, rp, progress, meter"
 )
 """Elements whose text nobody reads in the page."""
 
@@ -25,9 +26,17 @@ _JOINERS = re.compile(
 """Joiners belong to Persian, Indic scripts and emoji; between ASCII letters they only break words up."""
 
 _LENGTH = r"(-?[\d.]+)\s*(px|em|rem|pt|%|vw|vh|ch|in|cm)?"
-_MEDIA = re.compile(r"@(?:media|supports|layer|container)([^{]*)\{((?:[^{}]|\{[^{}]*\})*)\}", re.IGNORECASE)
-_RULE = re.compile(r"([^{}@;]+)\{([^{}]*)\}")
-_SHEET_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_PIECE = re.compile(r"((?:[^{};\"']++|\"[^\"\n]*+\"?|'[^'\n]*+'?)*+)([{};]|\Z)")
+"""Of a sheet: what is said, and the sign that ends it."""
+_SHEET_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
+_BY_TURNS = re.compile(
+    r"::|:(?:hover|focus|active|target|visited|link|any-link|checked|open|popover-open|fullscreen|modal|enabled|disabled|valid|invalid"
+    r"|placeholder|autofill|before|after|first-line|first-letter|has)"
+)
+"""Selectors of what is shown by turns, or of parts that are no elements."""
+_MOST_SELECTORS, _LONGEST_SELECTOR, _LONGEST_VALUE = 1_000, 500, 300
+"""Selectors of a page that are tried, each on every element; characters of one, and of a declaration. What is more is passed over: it
+would take hours."""
 _FAR = 900
 """Pixels (or percent) away from the page's edge: no longer on it."""
 _NEAR = 0.08
@@ -46,28 +55,30 @@ Colour = tuple[float, float, float]
 
 def remove_hidden(tree: HTMLTree) -> None:
     """Take the elements out of a page that it does not show. What was in its head is gone too: read that first."""
-    sheets = [_rules(sheet.text) for sheet in _found(tree, "style")]
-    for selector, style in (each for rules in sheets for each in rules):
-        by_turns = ":" in selector or selector.lower() in ("html", "body")  # :hover; a script shows the whole page
-        if not by_turns and _hides(style):
+    rules = [each for sheet in _found(tree, "style") for each in _rules(sheet.text)]
+    hiding = (selector for selector, style in rules if _hides(style))
+    for selector in islice(dict.fromkeys(hiding), _MOST_SELECTORS):
+        if selector not in ("html", "body", ":root"):  # a script shows the whole page
             _remove(_found(tree, selector))
-    ground = _ground(tree, sheets)
+    ground = _ground(tree, rules)
     if ground:
-        for selector, style in (each for rules in sheets for each in rules):
-            letters = _colour(style.get("color", ""))
-            if letters and _alike(letters, ground) and not _background(style):
-                _remove([node for node in _found(tree, selector) if _alike(letters, _behind(node, ground))])
+        colours = ((selector, _colour(style.get("color", ""))) for selector, style in rules if not _background(style))
+        unseen = [(selector, letters) for selector, letters in colours if letters and _alike(letters, ground)]
+        for selector, letters in islice(dict.fromkeys(unseen), _MOST_SELECTORS):
+            behind = _Behind(ground)
+            _remove([node for node in _found(tree, selector) if _alike(letters, behind.colour(node))])
     _remove(_found(tree, _NEVER_SHOWN))
-    _remove([node for node in _found(tree, "[style], font[color]") if _is_hidden(node, ground or _WHITE)])
+    behind = _Behind(ground or _WHITE)
+    _remove([node for node in _found(tree, "[style], font[color]") if _is_hidden(node, behind)])
 
 
-def _ground(tree: HTMLTree, sheets: list[tuple[tuple[str, dict[str, str]], ...]]) -> Colour | None:
+def _ground(tree: HTMLTree, rules: list[tuple[str, dict[str, str]]]) -> Colour | None:
     """The colour behind the whole page; None where sheets colour single elements too, or are in other files, so that it can't be told
     what stands on what."""
     ground = _WHITE
-    for selector, style in (each for rules in sheets for each in rules):
+    for selector, style in rules:
         if behind := _background(style):
-            if not {each.strip().lower() for each in selector.split(",")} <= {"html", "body", ":root"}:
+            if selector not in ("html", "body", ":root"):
                 return None
             ground = behind
     return None if _found(tree, "link[rel~=stylesheet]") else ground
@@ -97,21 +108,58 @@ def _found(tree: HTMLTree, selector: str) -> list[Any]:
 
 @lru_cache(256)  # the pages of a site have the same sheets
 def _rules(sheet: str) -> tuple[tuple[str, dict[str, str]], ...]:
-    """A sheet's selectors and what they declare, of rules that hold on a screen of any size."""
-    text = _MEDIA.sub(
-        lambda found: found[2] if _EVERY_SCREEN.fullmatch(found[1].strip().lower()) else "",
-        _SHEET_COMMENT.sub("", sheet),
-    )
-    return tuple((rule[1].strip(), _declarations(rule[2])) for rule in _RULE.finditer(text))
+    """A sheet's selectors and what they declare, of rules that hold on a screen of any size; those that select by turns are left out."""
+    found: list[tuple[str, dict[str, str]]] = []
+    blocks: list[tuple[str | None, list[str]]] = []  # what each open one is for, and what it declares
+    for piece in _PIECE.finditer(_SHEET_COMMENT.sub("", sheet)):
+        said, sign = piece[1].strip(), piece[2]
+        if sign == "{":
+            blocks.append((_opened(said, blocks[-1][0] if blocks else ""), []))
+            continue
+        if blocks:
+            blocks[-1][1].append(said)
+        while blocks and sign != ";":  # the end of a block, or of the sheet, which is the end of all
+            selectors, declared = blocks.pop()
+            style = _declarations(";".join(declared)) if selectors else {}
+            found += [(each, style) for each in _singly(selectors or "") if not _BY_TURNS.search(each.lower())]
+            if sign == "}":
+                break
+    return tuple(found)
 
 
-def _is_hidden(node: Any, ground: Colour) -> bool:
+def _opened(said: str, above: str | None) -> str | None:
+    """What a block of a sheet is for, by what the block above it is for: selectors; "" where it holds rules that count on every screen;
+    None where it does not matter."""
+    if above is None or len(above) > _LONGEST_SELECTOR:
+        return None
+    if not said.startswith("@"):
+        within = said.replace("&", f":is({above})") if "&" in said else f":is({above}) {said}"
+        return within if above else said or None
+    rule, _, condition = said[1:].lower().partition(" ")
+    rule, bracket, rest = rule.partition("(")
+    condition = f"{bracket}{rest} {condition}".strip()
+    if rule in ("media", "container"):
+        return above if any(_EVERY_SCREEN.fullmatch(each.strip()) for each in condition.split(",")) else None
+    return above if rule == "layer" or (rule == "supports" and not condition.startswith("not")) else None
+
+
+def _singly(selectors: str) -> list[str]:
+    """The selectors of a rule, each by itself."""
+    parts = [each.strip() for each in ([selectors] if "(" in selectors else selectors.split(","))]
+    return [
+        each.lower() if each.lower() in ("html", "body") else each
+        for each in parts
+        if 0 < len(each) <= _LONGEST_SELECTOR
+    ]
+
+
+def _is_hidden(node: Any, behind: "_Behind") -> bool:
     """Whether an element's own style hides it, or its letters have the colour behind them."""
     style = _declarations(node.getattr("style") or "")
     if _hides(style):
         return True
     colour = _colour(style.get("color") or (node.getattr("color") if node.tag == "font" else "") or "")
-    return colour is not None and _alike(colour, _behind(node, ground))
+    return colour is not None and _alike(colour, behind.colour(node))
 
 
 def _hides(style: dict[str, str]) -> bool:
@@ -140,6 +188,8 @@ def _hides(style: dict[str, str]) -> bool:
         or re.search(r"inset\(\s*(50|[6-9]\d|100)%|circle\(\s*0", style.get("clip-path", "")) is not None
         or re.search(r"scale[xy]?\(\s*0(\.0*)?\s*[,)]", style.get("transform", "")) is not None
         or re.search(r"translate[xy]?\([^)]*-\d{4,}px", style.get("transform", "")) is not None
+        or any(_is_zero(each, 0.05) for each in style.get("scale", "").split())
+        or any(map(_is_far, style.get("translate", "").split()))
         or (colour is not None and behind is not None and _alike(colour, behind))
     )  # fmt: skip
 
@@ -150,7 +200,7 @@ def _declarations(style: str) -> dict[str, str]:
     for each in _SHEET_COMMENT.sub("", style).split(";"):
         name, colon, value = each.partition(":")
         if colon:
-            found[name.strip().lower()] = value.replace("!important", "").strip().lower()
+            found[name.strip().lower()] = value[:_LONGEST_VALUE].replace("!important", "").strip().lower()
     return found
 
 
@@ -177,15 +227,25 @@ def _number(text: str) -> float:
         return 1.0
 
 
-def _behind(node: Any, ground: Colour) -> Colour:
-    """The colour behind an element, by inline styles and `bgcolor`; the page's where nothing is said."""
-    at = node
-    while hasattr(at, "getattr"):  # the document, above the outermost element, has no attributes
-        colour = _background(_declarations(at.getattr("style") or "")) or _colour(at.getattr("bgcolor") or "")
-        if colour is not None:
-            return colour
-        at = at.parent
-    return ground
+class _Behind:
+    """The colour behind an element, by inline styles and `bgcolor`; the page's where nothing is said. What was found of an element above is
+    remembered, so that many within it are told at once."""
+
+    def __init__(self, ground: Colour):
+        self._ground = ground
+        self._known: dict[Any, Colour] = {}
+
+    def colour(self, node: Any) -> Colour:
+        way, at, colour = [], node, None
+        while colour is None and hasattr(at, "getattr"):  # the document, above the outermost element, has no attributes
+            colour = self._known.get(at)
+            if colour is None:
+                way.append(at)
+                colour = _background(_declarations(at.getattr("style") or "")) or _colour(at.getattr("bgcolor") or "")
+                at = at.parent
+        colour = colour or self._ground
+        self._known |= dict.fromkeys(way, colour)
+        return colour
 
 
 def _background(style: dict[str, str]) -> Colour | None:

@@ -19,10 +19,10 @@ STOP_WORDS = frozenset(
         both but by can cannot could did do does doing done down during each either else ever every few for from further get gets give
         given go had has have having he her here hers herself him himself his how however i if in into is it its itself just know let
         like may me might mine more most much must my myself need needs neither no nor not of off on once one only or other our ours
-        ourselves out over own people please same say says shall she should so some somebody someone something such tell than that the
+        ourselves out over own please same say says shall she should so some somebody someone something such tell than that the
         their theirs them themselves then there these they thing things this those though through to too under until up upon us use used
         using very want was way we well were what whatever when where whether which while who whom whose why will with within without
-        would yet you your yours yourself s t d ll m re ve don isn doesn didn aren wasn weren won wouldn couldn shouldn hasn haven
+        would yet you your yours yourself s t d ll m re ve don isn doesn didn aren wasn weren wouldn couldn shouldn hasn haven
         """
     )
 )

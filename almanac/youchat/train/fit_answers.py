@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from almanac.youchat.ask.quotes import best_count
-from almanac.youchat.ask.refuse import answer_features
+from almanac.youchat.ask.refuse import answer_features, believed
 from almanac.youchat.ask.relevance import read, sentence_features
 from almanac.youchat.ask.weights_file import Logistic, fitted, write
 from almanac.youchat.data.answer_sets import Asked, clapnq
@@ -24,7 +24,7 @@ WRONG = 0.1
 """Answers given where there is none that the refusal's upper threshold allows (issue, section 1.5)."""
 STRENGTH = 0.2
 """The inverse of the L2 penalty; from 0.02 to 1 the quality out of fold is the same within a thousandth or two."""
-BY_HAND = {"passage": 4.0, "rank": -0.3, "cosine": 3.0}
+BY_HAND = {"passage": 4.0, "rank": -0.3, "score": 3.0, "fragment": -0.7, "cosine": 3.0}
 """Weights of what compares several passages, which ClapNQ's one passage a question can't teach: chosen, not fitted."""
 
 Idf = Callable[[str], float]
@@ -121,8 +121,8 @@ def refusal_rows(asked: Sequence[Asked], idf: Idf) -> list[dict[str, float]]:
 def fit_refuse(rows: Sequence[dict[str, float]], labels: Sequence[bool], strength: float = STRENGTH) -> Logistic:
     """The model of whether a passage holds an answer. Its thresholds: refuse where an answer is likelier wrong than right by its own
     calibration and the WRONG allowance; answer in full where at most WRONG of the unanswerable would be."""
-    found = fitted(rows, labels, strength)
-    level = [found.probability(row) for row in rows]
+    found = fitted(list(map(_weighed, rows)), labels, strength)
+    level = [believed(found, row) for row in rows]
     without = sorted((p for p, label in zip(level, labels, strict=True) if not label), reverse=True)
     sure = without[int(WRONG * len(without))]
     facts = {
@@ -147,11 +147,16 @@ def refusal_out_of_fold(
     for fold in dealt(len(rows), seed):
         inside = set(fold)
         kept = [at for at in range(len(rows)) if at not in inside]
-        model = fitted([rows[at] for at in kept], [labels[at] for at in kept], strength)
+        model = fitted([_weighed(rows[at]) for at in kept], [labels[at] for at in kept], strength)
         for at in fold:
-            scores[at] = model.probability(rows[at])
+            scores[at] = believed(model, rows[at])
         each_fold.append(float(roc_auc_score([labels[at] for at in fold], [scores[at] for at in fold])))
     return Folded(float(roc_auc_score(labels, scores)), tuple(each_fold))
+
+
+def _weighed(row: dict[str, float]) -> dict[str, float]:
+    """The features that are weighed; what the passage speaks of limits their sum's probability instead (`refuse.believed`)."""
+    return {name: value for name, value in row.items() if name != "spoken"}
 
 
 def as_hit(each: Asked) -> Hit:

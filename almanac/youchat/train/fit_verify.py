@@ -1,6 +1,7 @@
 """Fits the verifier: on SciFact's training claims with their rationales, and on sentences of SciFact's abstracts, true as they stand and
 planted with falsehoods. Vetoes are not fitted; what is vetoed tells the model nothing and is left out of its examples."""
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -15,6 +16,10 @@ SIGNS = {"best": 1, "covered": 1, "rarest": -1, "gap": -1}
 """Which way a feature may count."""
 STRENGTH = 0.02
 """The inverse of the L2 penalty: strong, for the features overlap and each should say something."""
+
+KEPT = 0.7
+"""The part of the true examples that the threshold keeps. Balanced accuracy is the same within a hundredth for thresholds from 0.54 to 0.82
+(84 to 66 % of them), so that it does not choose; this keeps both goals on ClapNQ, of true sentences lost and false ones removed."""
 
 
 def examples(seed: int = 0) -> tuple[list[dict[str, float]], list[bool]]:
@@ -51,18 +56,11 @@ def examples(seed: int = 0) -> tuple[list[dict[str, float]], list[bool]]:
 
 
 def fit(seed: int = 0) -> Logistic:
-    """The verifier's model; its threshold has the best balanced accuracy on what it was fitted to."""
+    """The verifier's model; its threshold keeps KEPT of what it was fitted to and is true."""
     rows, labels = examples(seed)
     found = fitted(rows, labels, STRENGTH, SIGNS)
-    levels = [found.probability(row) for row in rows]
-    true = sorted(level for level, label in zip(levels, labels, strict=True) if label)
-    false = sorted(level for level, label in zip(levels, labels, strict=True) if not label)
-
-    def balanced(threshold: float) -> float:
-        kept = sum(level >= threshold for level in true) / len(true)
-        return kept + sum(level < threshold for level in false) / len(false)
-
-    threshold = max((at / 100 for at in range(30, 96)), key=balanced)
+    true = sorted((found.probability(row) for row, label in zip(rows, labels, strict=True) if label), reverse=True)
+    threshold = math.floor(100 * true[int(KEPT * len(true)) - 1]) / 100
     return Logistic(
         found.bias,
         found.weights,

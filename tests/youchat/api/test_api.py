@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import jsonschema
@@ -26,6 +26,7 @@ from almanac.youchat.ask.language_model import Endpoint
 from almanac.youchat.documents import Hit, Page, Reference, Sentence, Span
 from almanac.youchat.evaluate.stub_model import serving
 from almanac.youchat.index.index import Index
+from almanac.youchat.index.shards import Searched
 
 from .served import FETCHED, HOSTILE, PAGES, QUESTION, UNANSWERED, index, running
 
@@ -138,7 +139,22 @@ def test_a_refusal_says_what_is_missing_and_what_comes_closest(client):
 def test_search_gives_as_many_passages_as_asked(client, held):
     said = client.get("/youchat/api/search", params={"q": "thing of wood", "k": 7}).json()
     assert [each["url"] for each in said["results"]] == [hit.passage.url for hit in held.search("thing of wood", 7)]
+    assert said["note"] == ""
     assert len(said["results"]) == 7 and {"url", "title", "passage", "score", "doc_id"} <= set(said["results"][0])
+
+
+def test_search_says_which_shards_did_not_answer(held):
+    class Partly:
+        """An index of which a part is away."""
+
+        searched = Searched(1, 2)
+
+        def __getattr__(self, name: str):
+            return getattr(held, name)
+
+    with running(cast(Index, Partly())) as address:
+        said = httpx.get(f"{address}/youchat/api/search", params={"q": "thing of wood"}).json()
+    assert said["results"] and "1 of 2 shards" in said["note"]
 
 
 def test_an_empty_index_refuses_and_says_that_it_is_empty(tmp_path):

@@ -87,7 +87,15 @@ def test_a_model_that_fails_is_replaced_by_quotes_with_a_word(manner: Manner):
 
 
 @pytest.mark.parametrize(
-    "reply", [CANNOT, "Bananas are rich in potassium [1]. Paris has 9 million kings [2].", "Ignore that."]
+    "reply",
+    [
+        CANNOT,
+        "I cannot answer. [1]",
+        "The passages do not contain the answer.",
+        "Canberra [1].",
+        "Bananas are rich in potassium [1]. Paris has 9 million kings [2].",
+        "Ignore that.",
+    ],
 )
 def test_a_model_that_says_too_little_that_is_true_is_replaced_by_quotes(reply: str):
     with serving(lambda _: reply) as url:
@@ -114,5 +122,12 @@ def test_wrong_use_is_said(question: str, settings: Settings):
         ask(question, INDEX, (), settings)
 
 
-def test_an_endless_question_is_cut():
-    assert len(ask("Canberra capital " * 10_000, INDEX).question) <= 2000
+def test_an_endless_question_is_told_to_be_shorter():
+    with pytest.raises(UserError, match="20,000 characters"):
+        ask("x" * 20_000, INDEX)
+
+
+def test_a_model_that_finds_no_answer_makes_it_a_part_in_whatever_words_it_says_so():
+    with serving(lambda _: "I'm sorry, but the sources do not mention it [1].") as url:
+        answer = ask(QUESTION, INDEX, (), Settings("abstractive", endpoint=Endpoint(url)))
+    assert answer.outcome == "partial" and "found no answer" in answer.note and not answer.removed

@@ -53,6 +53,11 @@ def test_what_nothing_supports_is_taken_out_and_counted(false: str):
     assert [(each.draft, each.removed) for each in repaired(false)] == [(None, True)]
 
 
+def test_what_has_no_stop_for_pages_gives_way_to_a_sentence():
+    (only,) = repaired("Sydney, the largest city of Australia, has about 5.3 million inhabitants, " * 12 + "[2].")
+    assert only.removed and only.draft and only.draft.text in SECOND
+
+
 def test_a_sentence_is_said_once():
     assert (
         len(repaired("Sydney is the largest city of Australia [2]. Sydney is the largest city of Australia [2].")) == 1
@@ -79,6 +84,7 @@ def test_joined_quotes_copy_what_they_say():
     ("text", "expected"),
     [
         ("See ![x](http://evil.com/a.png) **this** [link](http://evil.com).", "See this link."),
+        ("A [copy](javascript:alert(1)) of it.", "A copy of it."),
         ("Go to https://evil.com/x?y or evil.com now.", "Go to or now."),
         ("A <img src=x onerror=alert(1)> b <script>alert(1)</script> c.", "A b c."),
         ("&lt;script&gt;alert(1)&lt;/script&gt; stays text.", "alert(1) stays text."),

@@ -22,7 +22,7 @@ def test_an_answer_comes_without_what_was_thought_aloud(manner: Manner):
         assert "".join(stream(Endpoint(url), ASKED)) == "It is so [1]. It was a < b always [2]."
 
 
-@pytest.mark.parametrize("manner", ["garbage", "stall", "refuse", "nothing"])
+@pytest.mark.parametrize("manner", ["garbage", "stall", "refuse", "nothing", "cut"])
 def test_a_server_that_fails_is_named_with_what_it_did(manner: Manner):
     begun = time.monotonic()
     with serving(lambda _: REPLY * 5, manner) as url, pytest.raises(UserError) as error:

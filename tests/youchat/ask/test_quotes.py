@@ -1,10 +1,12 @@
 """Which sentences are quoted, and that they are what stands in their pages."""
 
+from dataclasses import replace
+
 import pytest
 
 from almanac.youchat.ask.quotes import best_count, candidates, choose
 from almanac.youchat.ask.verify import plain_idf
-from almanac.youchat.documents import Hit, Page, Passage
+from almanac.youchat.documents import Heading, Hit, Page, Passage
 from almanac.youchat.text.injections import hosts, speaks_to_assistant
 
 TEXT = (
@@ -100,3 +102,48 @@ def test_hosts_are_found_in_all_that_names_one():
         "freegame.com",
     }
     assert hosts("Call os.path.join or index.html in version 3.11.") == set()
+
+
+@pytest.mark.parametrize(
+    "no_sentence",
+    [
+        "Copying lists and other objects",  # a heading of the page
+        "copy\tlists\tand other objects\t12",
+        "__all__ = ['copy', 'lists', 'objects']",
+        "/root/lib/python3.11/copy.py Module Reference of lists",
+        "almanac youchat ask 'How do I copy lists' --index objects",
+        "$ cp lists of objects elsewhere",
+        "-- How to copy lists of objects",
+        "It said: how do I copy lists of objects? And then it went on.",  # the question itself
+    ],
+)
+def test_headings_tables_commands_paths_and_the_question_are_no_quotes(no_sentence: str):
+    text = f"{no_sentence}\n\nA shallow copy of lists holds the same objects."
+    page = Page("http://a.example/1", "copy", text, (Heading(2, "Copying lists and other objects", 0),))
+    found = candidates("How do I copy lists of objects?", [hit(text)], plain_idf, pages={page.url: page})
+    assert "A shallow copy" in " ".join(quote.text for quote in found)
+    assert not any(part in quote.text for quote in found for part in no_sentence.split("?")[:1])
+
+
+def test_what_stands_on_many_pages_of_a_host_is_none_of_their_sentences():
+    same = "This is the list of weak references to objects."
+    texts = [
+        f"{same} The {name} sorts lists. Its {name} holds objects. A {name} is small."
+        for name in ("heap", "queue", "deque")
+    ]
+    hits = [hit(text, f"http://a.example/{at}", "") for at, text in enumerate(texts)]
+    elsewhere = [hit(text, f"http://{at}.example/", "") for at, text in enumerate(texts)]
+    versions = [hit(texts[0], f"http://a.example/{at}", "") for at in range(3)]
+    for found, quoted in ((hits, False), (elsewhere, True), (versions, True)):
+        assert quoted == any(quote.text == same for quote in candidates("list of weak references", found, plain_idf))
+
+
+def test_hits_that_score_far_less_are_quoted_less():
+    text = "Canberra was built as a capital."
+    near, far = (
+        Hit(Passage(f"http://{at}.example/", "", text, 0, len(text), ""), score) for at, score in ((1, 2.0), (2, 0.5))
+    )
+    other = replace(far, passage=replace(far.passage, text="Canberra was planned as a capital."))
+    best, worse = candidates("Canberra as a capital", [near, other], plain_idf)
+    odds = [each.relevance / (1 - each.relevance) for each in (best, worse)]
+    assert odds[0] > 5 * odds[1]

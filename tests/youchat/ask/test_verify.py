@@ -13,6 +13,9 @@ BAND = Source(
     "He often cited the financial strain as the main reason. Sales increased by 20 per cent after the tour of Japan.",
     "Frank Zappa",
 )
+DISK = Source(
+    "The disk holds 281 terabytes. The maximum size is 281 terabytes. The minimum size is one page. It is safe to use from several threads."
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,8 @@ BAND = Source(
         "The band had twelve members.",
         "He often cited financial strain as the main reason.",
         "Sales increased by 20 % after the tour of Japan.",
+        "No more than 12 members did not tour Europe.",
+        "Sales increased by more than 19 per cent after the tour of Japan.",
     ],
 )
 def test_what_a_source_says_holds(claim: str):
@@ -40,10 +45,15 @@ def test_what_a_source_says_holds(claim: str):
         ("Zappa was not born in Baltimore.", "negation"),
         ("It had 12 members and did tour Europe.", "negation"),
         ("Sales decreased by 20 per cent after the tour of Japan.", "direction of amount"),
+        ("Sales increased by 20 per cent before the tour of Japan.", "direction of time"),
+        ("It had fewer than 12 members and did not tour Europe.", "number 12"),
+        ("The disk holds 281 gigabytes.", "number 281"),
+        ("The minimum size is 281 terabytes.", "direction of extreme"),
+        ("It is unsafe to use from several threads.", "opposite of safe"),
     ],
 )
 def test_what_contradicts_a_source_is_vetoed(claim: str, veto: str):
-    found = support(claim, [BAND])
+    found = support(claim, [BAND, DISK])
     assert veto in found.vetoes and found.probability == 0.0 and not found.holds
 
 

@@ -1,6 +1,7 @@
 """Crawls of made webs on loopback, judged by the servers' own logs."""
 
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from almanac.runtime.errors import UserError
 from almanac.youchat.crawl import crawl, warc
 from almanac.youchat.crawl.settings import Settings
 from almanac.youchat.data.mini_web import Reply, Site, Web
+from almanac.youchat.documents import Fetched
 from tests.youchat.crawl.raw_server import raw_server
 
 QUICK = Settings(own_delay=0.0, wait=0.0)
@@ -127,8 +129,6 @@ def test_what_pages_ask_for_is_done(tmp_path: Path):
 
 
 def due_again(folder: Path) -> None:
-    import sqlite3
-
     with sqlite3.connect(folder / "frontier.sqlite") as database:
         database.execute("update urls set due = 1")
         database.execute("update hosts set closed_until = 0")
@@ -161,9 +161,8 @@ def test_a_second_crawl_tells_what_changed_and_what_is_gone(tmp_path: Path):
         second = crawl.changed(tmp_path, first.until)
         assert paths(second.changed) == ["/edited", "/new"]
         assert paths(second.gone) == ["/deleted", "/forbidden", "/hidden", "/moved"]
-        assert [page.body for page in crawl.pages(tmp_path, first.until) if page.url.endswith("edited")] == [
-            b"edited again"
-        ]
+        edited = [page for page in crawl.pages(tmp_path, first.until) if page.url.endswith("edited")]
+        assert [page.body for page in edited if isinstance(page, Fetched)] == [b"edited again"]
         assert len(list(crawl.pages(tmp_path))) == 4  # the newest of each: /, /same, /edited, /new
         assert (summary.fetched, summary.unchanged) == (2, 2)
         assert next(request.status for request in later if request.target == "/") == 304
@@ -359,3 +358,64 @@ def test_wrong_use_is_told_in_two_lines(tmp_path: Path):
         crawl.crawl(["http://a.example/"], tmp_path / "file" / "below")
     with FileLock(tmp_path / "lock"), pytest.raises(UserError, match="another crawl is running"):
         crawl.crawl(["http://a.example/"], tmp_path)
+
+
+def test_no_answer_ends_a_crawl_or_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Headers in UTF-8, headers without end, numbers that are none, and what nobody foresaw."""
+    home = anchors("/utf8", "/retry", "/many", "/twice", "/203", "/moved", "/unforeseen", "/fine").encode()
+    heads = {
+        "/": "200 OK", "/fine": "200 OK", "/utf8": "200 OK\r\nLink: <http://host/caf\u00e9/>; rel=shortlink",
+        "/retry": "404 No\r\nRetry-After: \u00b2", "/many": "200 OK" + "\r\nX-Y: zzzzzz" * 3_000, "/203": "203 Changed",
+        "/twice": "200 OK\r\nContent-Type: text/html", "/moved": "301 Moved\r\nLocation: /caf\u00e9", "/caf%C3%A9": "200 OK",
+    }  # fmt: skip
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        target = request.split()[1].decode()
+        body = home if target == "/" else target.encode()
+        head = heads.get(target, "404 No").encode("latin-1" if target == "/retry" else "utf-8")
+        rest = b"\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(b"HTTP/1.1 " + head + rest % len(body) + body)
+
+    allows = crawl.robots.Robots.allows
+    monkeypatch.setattr(
+        crawl.robots.Robots, "allows", lambda self, url: 1 / (not url.endswith("/unforeseen")) and allows(self, url)
+    )
+    with raw_server(answer) as host:
+        summary = crawl.crawl([f"http://{host}/"], tmp_path, QUICK, allow_hosts=[host])
+    wanted = ["/", "/203", "/caf%C3%A9", "/fine", "/many", "/twice", "/utf8"]
+    assert paths(crawl.changed(tmp_path).changed) == wanted and summary.gone == 1
+    assert paths(page.url for page in crawl.pages(tmp_path) if isinstance(page, Fetched)) == wanted
+    assert [(paths([url]), "ZeroDivisionError" in why) for url, why in summary.troubles] == [(["/unforeseen"], True)]
+
+
+def test_a_page_that_did_not_change_but_asks_not_to_be_indexed_is_dropped(tmp_path: Path):
+    now: dict[str, Reply] = {"/": Reply(b"text", headers={"ETag": '"1"'})}
+    with Web({"a": lambda target: now.get(target, Reply(b"", 404))}) as web:
+        run(web, tmp_path)
+        until = crawl.changed(tmp_path).until
+        now["/"] = Reply(b"", 304, {"X-Robots-Tag": "noindex"})
+        assert run(web, tmp_path).noindex == 1
+    assert paths(crawl.changed(tmp_path, until).gone) == ["/"]
+
+
+def test_a_site_that_asks_for_long_pauses_is_asked_once_a_run(tmp_path: Path):
+    pages = site("User-agent: *\nCrawl-delay: 86400", index=anchors("/1"), **{"1": "one"})
+    with Web({"a": pages}) as web:
+        summary = run(web, tmp_path)
+        assert web.asked("a") == ["/robots.txt", "/"] and "pause of 86,400 s" in summary.shut[web.hosts["a"]]
+        with sqlite3.connect(tmp_path / "frontier.sqlite") as database:
+            database.execute("update hosts set closed_until = 0")
+        assert run(web, tmp_path).pages == 2
+
+
+def test_addresses_that_differ_in_numbers_are_bounded_counted_and_not_in_sitemaps(tmp_path: Path):
+    listed = "<urlset>" + "".join(f"<url><loc>/listed/{n}</loc></url>" for n in range(6)) + "</urlset>"
+    pages = site(
+        "Sitemap: /sitemap.xml",
+        index=anchors(*(f"/article/{n}" for n in range(9))),
+        **{"sitemap.xml": Reply(listed.encode(), headers={"Content-Type": "application/xml"})},
+    )
+    settings = Settings(own_delay=0.0, wait=0.0, alike=4)
+    with Web({"a": lambda target: Reply(b"page") if target[:3] in ("/li", "/ar") else pages(target)}) as web:
+        summary = run(web, tmp_path, settings)
+    assert summary.alike == 5 and summary.pages == 1 + 4 + 6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from almanac.youchat.crawl import links
+from almanac.youchat import addresses
 from almanac.youchat.crawl.frontier import FIRST, LATEST, SOONEST, Found, Frontier, Task
 from almanac.youchat.crawl.robots import Robots
 from almanac.youchat.crawl.settings import Settings
@@ -305,4 +305,6 @@ def test_a_kill_loses_nothing_that_was_settled(tmp_path: Path, seed: int):
         stored = {url for (url,) in database.execute("select url from urls where state = 'page'")}
     assert done <= stored and len(stored - done) <= 2  # at most the visit that a kill cut short
     frontier = opened(tmp_path)
-    assert frontier.counts["page"] == len(stored) == frontier.asked and links.origin(min(stored)) == "http://a.example"
+    assert (
+        frontier.counts["page"] == len(stored) == frontier.asked and addresses.origin(min(stored)) == "http://a.example"
+    )

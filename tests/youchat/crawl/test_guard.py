@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almanac.runtime.errors import UserError
-from almanac.youchat.crawl import links
+from almanac.youchat import addresses
 from almanac.youchat.crawl.fetch import Failure, Fetcher
 from almanac.youchat.crawl.guard import Guard, is_public
 from almanac.youchat.data.mini_web import Reply, Web
@@ -88,7 +88,7 @@ HOSTILE = [
 def test_hostile_addresses_open_no_socket(url: str):
     with watched() as seen, Fetcher(Guard(resolver=lambda host, port: ["127.0.0.1"])) as fetcher:
         answer = fetcher.get(url)
-        again = fetcher.get(links.normalise(url) or url)  # nor do they when they were tidied up
+        again = fetcher.get(addresses.normalise(url) or url)  # nor do they when they were tidied up
     assert isinstance(answer, Failure) and answer.reason == "refused" and answer.detail
     assert isinstance(again, Failure) and again.reason == "refused"
     assert seen == []

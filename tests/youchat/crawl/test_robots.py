@@ -114,3 +114,8 @@ def test_a_site_may_ask_for_a_delay_and_name_sitemaps():
     assert read.delay == 2.5 and read.sitemaps == ("http://a.example/a.xml", "http://a.example/b.xml")
     assert rules("User-agent: *\nRequest-rate: 1/10").delay == 10.0
     assert rules("User-agent: *\nCrawl-delay: soon").delay == 0.0 and rules("").sitemaps == ()
+
+
+def test_a_version_behind_our_name_does_not_count():
+    both = rules("User-agent: AlmanacBot/1.0\nDisallow: /private\n\nUser-agent: AlmanacBot\nDisallow: /secret")
+    assert not both.allows(f"{both.origin}/private/x") and not both.allows(f"{both.origin}/secret/x")

@@ -73,3 +73,14 @@ def test_bombs_are_bounded(monkeypatch: pytest.MonkeyPatch):
         '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/hostname">]><urlset><url><loc>http://a.example/&f;</loc></url></urlset>'
     )
     assert all(entry.url in ("http://a.example/",) for entry in files.pages)
+
+
+def test_an_address_that_is_repeated_counts_each_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sitemaps, "MOST_ADDRESSES", 1_000)
+    same = read("<urlset>" + "<url><loc>http://a.example/</loc></url>" * 1_010 + "</urlset>")
+    assert len(same.pages) == 1 and "more than 1,000" in same.damage
+
+
+def test_a_list_in_utf_16_is_read():
+    made = '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>http://a.example/1</loc></url></urlset>'
+    assert [entry.url for entry in read(made.encode("utf-16")).pages] == ["http://a.example/1"]

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -160,3 +161,50 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path, content: bytes):
         list(warc.read(file))
     with pytest.raises(UserError, match="can't be read"):
         list(warc.read(tmp_path / "missing.warc"))
+
+
+def test_headers_of_any_kind_and_number_come_back(tmp_path: Path):
+    """Such as warcio can't write (not ASCII, with a semicolon) and FastWARC can't read (more than 32 KiB)."""
+    headers = {f"x-{number}": "y" * 100 for number in range(5_000)} | {"x-long": "z" * 40_000}
+    headers |= {
+        "link": "<http://host/caf\u00e9/>; rel=shortlink",
+        "content-type": "text/html",
+        "x-robots-tag": "noarchive",
+    }
+    writer = warc.Writer(tmp_path)
+    places = [writer.write(replace(made(number), headers=headers)) for number in range(2)]
+    writer.close()
+    pages = list(warc.read(tmp_path / "00000.warc.gz"))
+    assert pages == [warc.at(tmp_path / name, place) for name, place in places] and len(pages) == 2
+    assert pages[0].content_type == "text/html" and pages[0].headers["x-robots-tag"] == "noarchive"
+    writer = warc.Writer(tmp_path / "short")
+    writer.write(replace(made(0), headers={name: headers[name] for name in ("link", "content-type")}))
+    writer.close()
+    assert (
+        next(warc.read(tmp_path / "short" / "00000.warc.gz")).headers["link"] == "<http://host/caf%E9/>; rel=shortlink"
+    )
+
+
+def test_a_record_that_can_not_be_read_is_none(tmp_path: Path):
+    import gzip
+
+    head = b"WARC/1.1\r\nWARC-Type: response\r\nX: " + b"y" * 40_000 + b"\r\nContent-Length: 0\r\n\r\n\r\n\r\n"
+    (tmp_path / "x.warc.gz").write_bytes(gzip.compress(head))
+    assert warc.at(tmp_path / "x.warc.gz", 0) is None
+
+
+def test_only_addresses_of_the_web_and_whole_answers_are_taken(tmp_path: Path):
+    def record(url: str, status: int) -> bytes:
+        answer = b"HTTP/1.1 %d OK\r\nContent-Type: x/y\r\nContent-Type: text/html\r\n\r\n<p>x" % status
+        head = f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http\r\n"
+        return head.encode() + b"Content-Length: %d\r\n\r\n%s\r\n\r\n" % (len(answer), answer)
+
+    urls = [
+        ("javascript:alert(1)", 200),
+        ("file:///etc/passwd", 200),
+        ("http://h/1", 200),
+        ("http://h/2", 203),
+        ("http://h/3", 206),
+    ]
+    (tmp_path / "x.warc").write_bytes(b"".join(record(*each) for each in urls))
+    assert [page.url for page in warc.read(tmp_path / "x.warc")] == ["http://h/1", "http://h/2"]

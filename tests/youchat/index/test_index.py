@@ -21,6 +21,8 @@ from .pages import made
 OTTERS = "Otters hold hands while they sleep on the water, so that they do not drift apart in the night. " * 3
 BEARS = "Bears sleep through the winter in a den and live on the fat that they ate themselves in autumn. " * 3
 CRANES = "Cranes dance in pairs on wet meadows, bow, leap, and throw sticks and grass high into the air. " * 3
+TALE = " ".join(f"{chr(97 + at % 26)}{chr(97 + at // 26)}ul" for at in range(150)) + ". "
+"""Of a hundred and fifty words of its own, so that a few more make little difference."""
 
 
 def page(name: str, text: str, **more) -> Page:
@@ -97,14 +99,66 @@ def test_statistics_after_any_changes_are_those_of_a_new_index(tmp_path: Path):
 def test_exact_and_near_duplicates_become_aliases_of_the_shortest_address(tmp_path: Path):
     index = Index.open(tmp_path)
     near = OTTERS + CRANES * 5
-    counts = index.update(
-        [page("long-name", near), page("b", near.upper()), page("near-one", near + "Really."), page("c", BEARS)]
-    )
+    told = {"long-name": near, "b": near.upper(), "near-one": near + "Really."}
+    counts = index.update([page("c", BEARS), *(page(name, text, title="t") for name, text in told.items())])
     assert counts.duplicates == 2 and index.urls() == ["http://h/b", "http://h/c"]
     held = index.page("http://h/near-one")
     assert held and held.url == "http://h/b" and held.aliases == ("http://h/long-name", "http://h/near-one")
     assert found(index, "who holds hands?") == ["b"]
-    assert index.update([page("near-one", near + "Really.")]).unchanged == 1
+    assert index.update([page("near-one", near + "Really.", title="t")]).unchanged == 1
+
+
+def test_what_differs_in_its_numbers_or_its_title_is_no_duplicate(tmp_path: Path):
+    index = Index.open(tmp_path)
+    sheets = [
+        page(f"m{n}", CRANES * 5 + f"The model {n} weighs {n // 80} kilograms.", title="Sheet") for n in (3000, 4000)
+    ]
+    assert (
+        index.update(
+            [*sheets, page("other", CRANES * 5, title="a"), page("another", CRANES * 5 + "So.", title="b")]
+        ).added
+        == 4
+    )
+    assert [hit.passage.url for hit in index.search("model 4000 kilograms", 1)] == ["http://h/m4000"]
+
+
+def test_a_duplicate_whose_page_changes_or_goes_stays_or_is_named(tmp_path: Path):
+    index = Index.open(tmp_path)
+    near = [page("near", CRANES + TALE, title="t"), page("near-too", CRANES + TALE + "So they say.", title="t")]
+    index.update([page("a", OTTERS), page("bb", OTTERS), *near])
+    index.update([page("a", BEARS)])
+    assert found(index, "hands") == ["bb"] and found(index, "winter den") == ["a"] and index.orphans() == []
+    index.update([], ["http://h/near"])
+    assert (
+        found(index, "cranes") == []
+        and index.orphans() == ["http://h/near-too"]
+        and index.page("http://h/near-too") is None
+    )
+    assert index.update([near[1]]).added == 1 and found(index, "cranes") == ["near-too"] and index.orphans() == []
+
+
+def test_an_alias_keeps_its_own_text_in_mind_when_another_page_is_preferred(tmp_path: Path):
+    index = Index.open(tmp_path)
+    texts = [CRANES + TALE + more for more in ("", "So they say.", "So they all say.")]
+    index.update(
+        [page(name, text, title="t") for name, text in zip(["long-name", "longer-name", "b"], texts, strict=True)]
+    )
+    assert index.urls() == ["http://h/b"]
+    index.update([], ["http://h/b"])
+    assert index.urls() == [] and index.orphans() == ["http://h/long-name", "http://h/longer-name"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path):
+    index = Index.open(tmp_path)
+    index.update([page("a", OTTERS)])
+    size = index._store.connection.execute("PRAGMA page_count").fetchone()[0]
+    index._store.connection.execute(
+        f"PRAGMA max_page_count = {size}"
+    )  # what SQLite says then is what it says of a full disk
+    with pytest.raises(RunFailed, match="full"):
+        index.update(made(50))
+    index._store.connection.execute("PRAGMA max_page_count = 1000000")
+    assert index.update([page("b", BEARS)]).added == 1 and found(index, "hands") == ["a"]
 
 
 def test_the_order_in_which_duplicates_come_does_not_count(tmp_path: Path):

@@ -8,6 +8,7 @@ import pytest
 
 from almanac.runtime.errors import UserError
 from almanac.youchat.documents import Page
+from almanac.youchat.index import readers
 from almanac.youchat.index.readers import read
 from almanac.youchat.text.extract import Unread
 
@@ -106,3 +107,38 @@ def test_what_is_asked_for_by_name_is_told_if_its_kind_is_not_known(tmp_path: Pa
     assert isinstance(found, Unread) and ".md" in found.reason
     with pytest.raises(UserError, match="nowhere"):
         list(read([tmp_path / "nowhere"]))
+
+
+def test_a_pdf_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(readers, "_MOST_DRAWN", 2_000)
+    (tmp_path / "o.pdf").write_bytes(pdf_of(["Otters sleep.", "x" * 3_000, "Bears sleep."]))
+    page = only(list(read([tmp_path / "o.pdf"])))
+    assert page.text == "Otters sleep.\n\nBears sleep." and [each.anchor for each in page.headings] == [
+        "page=1",
+        "page=3",
+    ]
+    assert "sheet 2 is left out" in capsys.readouterr().err
+    monkeypatch.setattr(readers, "_MOST_SECONDS", -1.0)
+    assert isinstance(next(read([tmp_path / "o.pdf"])), Unread)
+
+
+def test_hostile_lines_are_told_and_the_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readers, "_MOST_CHARACTERS", 500_000)
+    rows = [
+        "[" * 200_000, json.dumps({"_id": None, "text": WORDS}), json.dumps({"_id": "long", "text": "x" * 1_200_000}),
+        json.dumps({"_id": "js", "text": WORDS, "url": "javascript:alert(1)"}),
+        json.dumps({"_id": "half\ud800", "title": "t \ud800", "text": WORDS + "\ud800", "url": "http://h/\ud800x"}),
+    ]  # fmt: skip
+    (tmp_path / "c.jsonl").write_text("\n".join(rows))
+    found = list(read([tmp_path / "c.jsonl"]))
+    assert [each.url.rpartition("line=")[2] for each in found if isinstance(each, Unread)] == ["1", "2", "3"]
+    js, half = (each for each in found if isinstance(each, Page))
+    assert js.url.endswith("?id=js") and (half.url, half.title, half.identifier) == ("http://h/x", "t", "half")
+    half.text.encode()
+
+
+def test_a_damaged_archive_does_not_stop_the_others(tmp_path: Path):
+    (tmp_path / "a.warc").write_bytes(b"no archive")
+    (tmp_path / "b.txt").write_text("Text.")
+    first, second = read([tmp_path])
+    assert isinstance(first, Unread) and "WARC" in first.reason and isinstance(second, Page)

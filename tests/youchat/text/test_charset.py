@@ -45,3 +45,11 @@ def test_a_charset_that_nobody_names_is_guessed():
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_no_bytes_and_no_label_raise(body: bytes, label: str):
     assert isinstance(decode(body, f"text/html; charset={label}"), str)
+
+
+def test_iso_2022_jp_is_read_by_its_label_only():
+    text = "<p>\u65e5\u672c\u8a9e\u306e\u6587\u7ae0</p>"
+    body = text.encode("iso2022_jp")
+    assert decode(body, "text/html; charset=iso-2022-jp") == text
+    assert decode(b"<meta charset=iso-2022-jp>" + body, "text/html").endswith(text)
+    assert decode(body, "text/html") == body.decode("ascii")

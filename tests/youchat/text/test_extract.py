@@ -11,6 +11,7 @@ from almanac.youchat.text.extract import Unread, read
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 WORDS = "The quick brown fox jumps over the lazy dog while seven otters watch from the river bank. "
+MANY = " ".join(f"a{number}=1" for number in range(100_000))
 
 
 def fetched(html: str | bytes, url: str = "http://host/a/page", kind: str = "text/html", **headers: str) -> Fetched:
@@ -76,6 +77,18 @@ def test_the_title_is_what_the_page_calls_itself_else_its_heading_else_its_addre
     assert page_of(f"<p>{WORDS}").title == "http://host/a/page"
 
 
+def test_a_canonical_address_is_written_as_the_crawl_writes_it():
+    head = '<head><base href="/sub/"><link rel="canonical" href="caf\u00e9?utm_source=x"></head>'
+    assert page_of(f"{head}<p>{WORDS}").url == "http://host/sub/caf%C3%A9"
+
+
+@pytest.mark.parametrize("markup", ["<pre>x{}y</pre>", "<style>{}</style>", "<p style='{}'>x</p>"])
+def test_a_page_is_read_in_time_that_grows_with_its_length(markup: str):
+    """A hundred times as long as what took seconds; the test does not end where that grows with the square."""
+    for filling in (" " * 500_000, "a" * 500_000, "@media " * 70_000, "/*" * 250_000, "translate(" * 50_000):
+        assert isinstance(read(fetched(f"<body><p>{WORDS}{markup.format(filling)}")), Page)
+
+
 @pytest.mark.parametrize(
     ("link", "url"),
     [
@@ -124,8 +137,9 @@ def test_the_language_is_told_by_the_text_not_by_its_label(text: str, code: str)
         (fetched(f"<p>{WORDS}", **{"x-robots-tag": "noindex"}), "not to be indexed"), (fetched(b"\x89PNG", kind="image/png"), "image/png"),
         (fetched("<div>" * 5000 + WORDS), "deep"), (fetched("<b>" * 3000 + WORDS), "deep"),
         (fetched("<p>x " * (5 << 20)), "MiB"), (fetched(bytes(range(128, 256)) * 50 + b"\xff\xfe\x81", kind="text/plain"), "text"),
+        (fetched(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 50), "no text"), (fetched(f"<p {MANY}>{WORDS}"), "attributes"),
     ],
-    ids=range(9),
+    ids=range(11),
 )  # fmt: skip
 def test_what_is_no_page_says_why(document: Fetched, reason: str):
     read_as = read(document)

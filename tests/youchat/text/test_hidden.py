@@ -26,7 +26,9 @@ position:absolute;left:-9999px|position:fixed;top:-5000px|width:0;overflow:hidde
 clip:rect(0,0,0,0);position:absolute|clip:rect(1px, 1px, 1px, 1px)|clip-path:inset(100%)|transform:scale(0)|margin-left:-9999px
 content-visibility:hidden|visibility:collapse|transform:translateX(-9999px)|color:rgba(9,9,9,0)|color:rgb(0 0 0 / 0)|color:#0000
 color:hsl(0,0%,100%)|-webkit-text-fill-color:transparent|font:0/0 a|filter:opacity(0)|zoom:0|position:absolute;left:-200vw|font-size:2px
-position:fixed;inset:-9999px auto auto -9999px""".replace("\n", "|").split("|")
+position:fixed;inset:-9999px auto auto -9999px|scale:0|translate:-9999px|translate: 0 -9999px""".replace(
+    "\n", "|"
+).split("|")
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -79,6 +81,7 @@ def test_white_letters_on_a_dark_ground_are_shown():
         "<div hidden><p>{}</p></div>", '<input type="hidden" value="{}">', '<img src="x" alt="{}">', '<p title="{}">.</p>',
         '<meta name="description" content="{}">', "<svg><text>{}</text></svg>", "<iframe>{}</iframe>", "<dialog>{}</dialog>",
         "<font color=white>{}</font>", "<textarea>{}</textarea>", "<option>{}</option>", "<object>{}</object>",
+        "<noframes>{}</noframes>", "<ruby>x<rp>{}</rp></ruby>", "<progress>{}</progress>", "<meter>{}</meter>",
     ],
 )  # fmt: skip
 def test_what_no_element_shows_is_not_text(hidden: str):
@@ -91,6 +94,12 @@ def test_what_no_element_shows_is_not_text(hidden: str):
         (".a{display:none}", False), ("div.x, #b > .a { color: red; visibility: hidden }", False), ("@media all{.a{display:none}}", False),
         ("/* .a{} */ .a{opacity:0}", False), ("@media print{.a{display:none}}", True), (".a:hover{display:none}", True),
         (".other{display:none}", True), (".a{color:#fff;background:#fff}", False), ("body{display:none}", True), (".a{{{", True),
+        ("@layer x{.a{display:none}}", False), ("@layer x{@media screen{.a{display:none}}}", False), ("@layer x; .a{display:none}", False),
+        ("@supports (display:grid){.a{display:none}}", False), ("@supports not (display:grid){.a{display:none}}", True),
+        ("p.a:not(.z){display:none}", False), ("p:nth-child(1){display:none}", False), (".a:not(:hover){display:none}", True),
+        (".a::before{display:none}", True), ("#b{color:#333; .a{display:none}}", False), (".a{&{display:none}}", False),
+        (".a{@media print{display:none}}", True), ("@keyframes k{from{opacity:0}} p{color:#333}", True), (".a{display:none", False),
+        (".x{content:'}'} .a{display:none}", False), (".a:hover, .x{display:none}", True), (".x:hover, .a{display:none}", False),
     ],
 )  # fmt: skip
 def test_the_pages_own_sheets_count(sheet: str, shown: bool):
@@ -107,3 +116,13 @@ def test_invisible_characters_are_taken_out():
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
 def test_cleaning_twice_is_cleaning_once(text: str):
     assert clean_characters(clean_characters(text)) == clean_characters(text)
+
+
+def test_many_selectors_and_colours_take_little_time():
+    """Four thousand selectors on as many elements, and as many coloured ones deep within others: hours, if each is tried on each."""
+    sheet = "".join(f".a{number}{{display:none}}" for number in range(4_000))
+    assert "seen" in text_of(
+        f"<style>{sheet}</style>" + "".join(f"<p class=b{number}>seen</p>" for number in range(4_000))
+    )
+    deep = "<div>" * 200 + "<b style=color:red>seen</b> " * 1_000
+    assert "seen" in text_of(f"<body>{deep}")
