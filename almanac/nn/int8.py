@@ -19,6 +19,8 @@ _LARGE = 2**23
 """Rows × weights from which integer products of several rows pay."""
 _SMALLEST = 1e-12
 """Rows of zeros are divided by this."""
+_ZERO = 128
+"""What stands for 0 in inputs: they are unsigned, since without AMX oneDNN multiplies signed ones by a loop that is 2,000 times slower."""
 
 
 class Int8Linear(nn.Module):
@@ -52,7 +54,7 @@ class Int8Linear(nn.Module):
         weight, scale, bias = self._arrays
         product = np.empty((len(x), len(weight)), np.float32)
         if self._product and len(x) > 1 and len(x) * weight.size >= _LARGE:
-            parts, step = np.empty((2, *x.shape), np.int8), np.empty(len(x), np.float32)
+            parts, step = np.empty((2, *x.shape), np.uint8), np.empty(len(x), np.float32)
             halve(x, parts, step)
             join(self._product(parts.reshape(-1, x.shape[1])), step, scale, bias, product)
         elif len(x) <= _FEW:
@@ -82,9 +84,21 @@ class _IntegerProduct:
         self.ones, self.zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.long)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """int8, rows × inputs → float32, rows × outputs."""
+        """uint8, 128 for 0, rows × inputs → float32, rows × outputs."""
         sums = torch.ops.onednn.qlinear_pointwise(
-            torch.from_numpy(x), 1.0, 0, self.weight, self.ones, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            torch.from_numpy(x),
+            1.0,
+            _ZERO,
+            self.weight,
+            self.ones,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
         )
         return sums.numpy()
 
@@ -103,7 +117,7 @@ def halve(x: np.ndarray, parts: np.ndarray, step: np.ndarray) -> None:
 
     Args:
         x: float32, rows × inputs.
-        parts: int8, 2 × rows × inputs; written to.
+        parts: uint8, 128 for 0, 2 × rows × inputs; written to.
         step: float32, of each row; written to.
     """
     rows, inputs = x.shape
@@ -116,8 +130,8 @@ def halve(x: np.ndarray, parts: np.ndarray, step: np.ndarray) -> None:
         for i in range(inputs):
             steps = x[row, i] * factor
             coarse = np.rint(steps)
-            parts[0, row, i] = np.int8(coarse)
-            parts[1, row, i] = np.int8(np.rint((steps - coarse) * float32(254)))
+            parts[0, row, i] = np.uint8(np.int32(coarse) + _ZERO)
+            parts[1, row, i] = np.uint8(np.int32(np.rint((steps - coarse) * float32(254))) + _ZERO)
 
 
 @compiled
