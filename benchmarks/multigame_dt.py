@@ -1,7 +1,7 @@
 """Multi-game decision transformers at work. Acting: a model's decision by the cached prefix beside two whole passes, as other code makes
 it, at the 200-million shape; and environment steps a second of an agent that plays several games at once, emulators included, in each
-precision. Engines take turns in one process, and what counts is CPU time, so that neither a machine's drift nor its other work
-favours one; steps by the clock are told too."""
+precision. Training: windows a second beside a plain loop (`multigame_dt_training`). Engines take turns in one process, and what counts is
+CPU time, so that neither a machine's drift nor its other work favours one; steps by the clock are told too."""
 
 import statistics
 import time
@@ -18,36 +18,42 @@ from almanac.multigame_dt.games import named
 from almanac.multigame_dt.model import SIZES, DecisionTransformer, Prefix
 from almanac.nn.int8 import has_integer_products
 from almanac.runtime import console, device, results
+from benchmarks.multigame_dt_training import training
 
 GAMES = ("Assault", "Breakout", "Freeway", "Qbert")
 """That agents play: their emulators are neither the slowest nor the quickest."""
-Part = Literal["prefix", "acting"]
+Part = Literal["prefix", "acting", "training"]
 
 
 def run(
     *,
-    parts: tuple[Part, ...] = ("prefix", "acting"),
+    parts: tuple[Part, ...] = ("prefix", "acting", "training"),
     prefix_size: str = "200m",
     size: str = "10m",
     lanes: int = 16,
     seconds: float = 10.0,
     threads: int = 2,
+    trained_size: str = "0.8m",
+    batch: int = 64,
     rounds: int = 5,
     write: bool = False,
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Measure how fast a transformer acts.
+    """Measure how fast a transformer acts and learns.
 
     Args:
-        parts: `prefix`: a decision by the cached prefix beside two whole passes, one thread; `acting`: playing.
+        parts: `prefix`: a decision by the cached prefix beside two whole passes, one thread; `acting`: playing; `training`: learning
+            beside a plain loop, one thread.
         prefix_size: of the model of the first.
         size: of the model of the second.
         lanes: games that are played at once, shared among four.
         seconds: of each measurement of the second, about.
         threads: that the second may use.
+        trained_size: of the model of the third.
+        batch: windows of a step of the third.
         rounds: times that each is measured, in turn.
-        write: whether to write results/multigame_dt/prefix.json and acting.json.
+        write: whether to write results/multigame_dt/prefix.json, acting.json and training.json.
         seed: of weights and draws.
         json: print one JSON object.
     """
@@ -55,11 +61,12 @@ def run(
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "prefix": lambda: _prefix(prefix_size, rounds, seed),
         "acting": lambda: _acting(size, lanes, seconds, threads, rounds, seed),
+        "training": lambda: training(trained_size, batch, rounds, seed),
     }
     found = {part: measures[part]() for part in parts}
     for part, rows in found.items():
         if write:
-            results.write("multigame_dt", part, rows, seed, threads=1 if part == "prefix" else threads)
+            results.write("multigame_dt", part, rows, seed, threads=threads if part == "acting" else 1)
     console.result(found, json)
 
 

@@ -126,7 +126,7 @@ class _OneByOne(Dataset):
         here = slice(episode * _LENGTH + step, episode * _LENGTH + step + tokens.STEPS)
         kept = self.play.actions[here], self.returns[here], self.play.rewards[here]
         actions, returns, rewards = (torch.from_numpy(each.astype(np.int64)) for each in kept)
-        frames = torch.from_numpy(np.array(self.play.frames[here]))
+        frames = torch.from_numpy(self.play.frames[np.arange(here.start, here.stop)])
         return _turned(frames), (returns - tokens.LOWEST).clamp(0, tokens.RETURNS - 1), actions, rewards.clamp(0, 1)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OUT = Path("out/multigame_dt")
 Preset = Literal["cpu", "gpu", "paper"]
-Agent = Literal["random", "flat-mc", "rollout-iw", "ppo"]
+Agent = Literal["random", "planner", "rollout-iw", "ppo"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
 Part = Literal["agents", "kappa", "held_out", "robustness"]
 Games = tuple[str, ...]
@@ -39,7 +39,7 @@ def collect(
 
     Args:
         games: names, such as Breakout or ms_pacman, of the paper's 46.
-        agent: who plays: random; a planner that tries on copies of the console (flat-mc for games with many points, rollout-iw for
+        agent: who plays: random; a planner that tries on copies of the console (planner for games with many points, rollout-iw for
             others), at all qualities in turn; or ppo, which learns the game from nothing and is logged from first to last.
         steps: of each game, at least; of ppo those that it learns for.
         out: folder of the logs and their index.

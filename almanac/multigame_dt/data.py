@@ -132,11 +132,6 @@ class Play:
             kept[ranked[: math.ceil(share * len(here))]] = True
         return self.part(kept)
 
-    def mean_scores(self) -> dict[str, float]:
-        """Of each game, the mean over its episodes: what the data itself comes to."""
-        means = [self.scores[self.game == number] for number in range(len(self.games))]
-        return {game.name: float(mean.mean()) for game, mean in zip(self.games, means, strict=True) if len(mean)}
-
 
 def joined(plays: Sequence[Play]) -> Play:
     """Several plays as one; a game that is in more than one of them is one game.

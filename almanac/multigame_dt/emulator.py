@@ -36,13 +36,14 @@ class Emulator:
         sticky: with which probability a frame repeats the last action instead of taking the new one: 0.25 is Machado et al.'s, 0 the
             paper's.
         seed: of that chance; without it play is the same whatever the seed.
+        in_colour: whether `screen` shows all that moves: many things are drawn in every other frame only.
 
     Raises:
         UserError: the emulator isn't installed, or its cartridge isn't the one that scores are published for.
     """
 
-    def __init__(self, game: Game, sticky: float = 0.0, seed: int = 0):
-        self.game, self.cartridge = game, _cartridge(game.rom)
+    def __init__(self, game: Game, sticky: float = 0.0, seed: int = 0, in_colour: bool = False):
+        self.game, self.cartridge, self._in_colour = game, _cartridge(game.rom), in_colour
         self._ale: Any = _ale().ALEInterface()
         self._ale.setFloat("repeat_action_probability", sticky)
         self._ale.setInt("random_seed", seed)
@@ -59,7 +60,9 @@ class Emulator:
         self.actions = tuple(each.value for each in self._ale.getMinimalActionSet())
         self.score = float(sum(self._ale.act(0) for _ in range(noops)))
         self.steps = 0
-        self._before = self._now = self._ale.getScreenGrayscale()
+        self._greys: tuple[np.ndarray, ...] = ()
+        self._colours: tuple[np.ndarray, ...] = ()
+        self._look()
 
     def step(self, action: int) -> float:
         """Hold an action for four frames, or until the game is over.
@@ -82,8 +85,8 @@ class Emulator:
                 break
             points += self._ale.act(held)
             if frame == FRAMES - 2:
-                self._before = self._ale.getScreenGrayscale()
-        self._now = self._ale.getScreenGrayscale()
+                self._look()
+        self._look()
         self.score += points
         self.steps += 1
         return points
@@ -92,11 +95,11 @@ class Emulator:
         """What the agent sees: the larger of the last two frames' greys, 84×84."""
         import cv2
 
-        return cv2.resize(np.maximum(self._before, self._now), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        return cv2.resize(np.maximum.reduce(self._greys), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
     def screen(self) -> Screen:
-        """What a person sees: the console's picture in colour."""
-        return self._ale.getScreenRGB()
+        """What a person sees: the console's picture in colour; with `in_colour` the brighter of the last two, as the agent's is."""
+        return np.maximum.reduce(self._colours) if self._in_colour else self._ale.getScreenRGB()
 
     @property
     def over(self) -> bool:
@@ -110,7 +113,7 @@ class Emulator:
 
     def saved(self) -> tuple[Any, ...]:
         """The console as it is now, to come back to: for planning, within one episode."""
-        return self._ale.cloneState(), self.score, self.steps, self._before, self._now
+        return self._ale.cloneState(), self.score, self.steps, self._greys, self._colours
 
     def restore(self, state: tuple[Any, ...]) -> None:
         """Back to a saved state.
@@ -118,12 +121,17 @@ class Emulator:
         Args:
             state: of this console.
         """
-        clone, self.score, self.steps, self._before, self._now = state
+        clone, self.score, self.steps, self._greys, self._colours = state
         self._ale.restoreState(clone)
 
     def memory(self) -> UInt8[np.ndarray, " 128"]:
         """The console's memory, all 128 bytes of it."""
         return self._ale.getRAM()
+
+    def _look(self) -> None:
+        self._greys = (*self._greys[-1:], self._ale.getScreenGrayscale())
+        if self._in_colour:
+            self._colours = (*self._colours[-1:], self._ale.getScreenRGB())
 
 
 def version() -> str:

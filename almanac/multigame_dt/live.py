@@ -52,34 +52,6 @@ _JOINING = 1.0
 _LOG = logging.getLogger(__name__)
 
 
-class Console(Emulator):
-    """A console whose picture is the brighter of the last two, as the agent's is: much of what moves is drawn in every other one only, and
-    would never be seen."""
-
-    def __init__(self, game: Game):
-        super().__init__(game)
-        self._ale = _Twice(self._ale)
-
-    def screen(self) -> Screen:
-        """What a person sees: the console's picture in colour."""
-        return np.maximum.reduce(self._ale.pictures)
-
-
-class _Twice:
-    """The emulator, which keeps the colours of the last two pictures whose greys were asked for."""
-
-    def __init__(self, ale: Any):
-        self._ale = ale
-        self.pictures: deque[Screen] = deque(maxlen=2)
-
-    def getScreenGrayscale(self) -> UInt8[np.ndarray, "210 160"]:  # noqa: N802 (the emulator's name)
-        self.pictures.append(self._ale.getScreenRGB())
-        return self._ale.getScreenGrayscale()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ale, name)
-
-
 def action_of(held: int, known: Sequence[int]) -> int:
     """The action that keys mean: of those that the game knows, the nearest; directions that cancel each other out are none.
 
@@ -162,7 +134,7 @@ Makes = Callable[[str, Sequence[int], int], Mind]
 class _Now:
     """The game that is going on."""
 
-    console: Console
+    console: Emulator
     model: str
     mind: Mind
     noops: int
@@ -381,7 +353,7 @@ class Session:
             if now is not None and now.actions and not now.is_over:
                 self._recorded.append(self._episode(now))
         noops, seed = (int(each) for each in self._random.integers((NOOPS + 1, 2**31)))
-        console = Console(self.game) if fresh or now is None else now.console
+        console = Emulator(self.game, in_colour=True) if fresh or now is None else now.console
         console.start(noops)
         if fresh or now is None:
             self._tell({"type": "phase", "phase": "preparing", "doing": f"loading {self.model}"})

@@ -106,10 +106,16 @@ def append(path: Path, episode: Episode) -> None:
     Args:
         path: the log; it is made, and its folder.
         episode: what to add.
+
+    Raises:
+        UserError: it can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(gzip.compress(_line(episode), mtime=0))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(gzip.compress(_line(episode), mtime=0))
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror}", "make room, or choose another folder") from None
 
 
 def write(path: Path, episodes: Sequence[Episode]) -> None:

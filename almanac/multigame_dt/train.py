@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -249,21 +250,18 @@ def described(play: Play) -> list[dict[str, Any]]:
 
     Args:
         play: of one or more games.
+
+    Returns:
+        `game`, `episodes`, `steps`, `agents`, and the `mean` and `best` score, which are None where scores aren't known.
     """
     rows = []
     for number, game in enumerate(play.games):
-        here = play.game == number
-        if here.any():
-            rows.append(
-                {
-                    "game": game.name,
-                    "episodes": int(here.sum()),
-                    "steps": int(play.lengths[here].sum()),
-                    "mean": round(float(play.scores[here].mean()), 2),
-                    "best": float(play.scores[here].max()),
-                    "agents": sorted({agent for agent, kept in zip(play.agents, here, strict=True) if kept}),
-                }
-            )
+        here = np.flatnonzero(play.game == number)
+        scores = play.scores[here][np.isfinite(play.scores[here])]
+        if len(here):
+            row = {"game": game.name, "episodes": len(here), "steps": int(play.lengths[here].sum())}
+            known = {"mean": round(float(scores.mean()), 2), "best": float(scores.max())} if len(scores) else {}
+            rows.append({**row, "mean": None, "best": None, **known, "agents": sorted({play.agents[i] for i in here})})
     return rows
 
 

@@ -25,7 +25,6 @@ from almanac.multigame_dt.live import (
     LEFT,
     RIGHT,
     UP,
-    Console,
     Patience,
     Session,
 )
@@ -178,7 +177,7 @@ def test_a_recording_replays_to_the_score_that_was_seen(watch, tmp_path):
 
 
 def test_the_picture_is_of_the_same_play_and_shows_what_flickers():
-    plain, shown = Emulator(named("MsPacman")), Console(named("MsPacman"))
+    plain, shown = Emulator(named("MsPacman")), Emulator(named("MsPacman"), in_colour=True)
     for each in (plain, shown):
         each.start(7)
     random, flickers = np.random.default_rng(0), 0

@@ -163,7 +163,7 @@ def test_a_training_writes_a_model_that_play_opens_and_fine_tuning_goes_on_from(
 
 
 def test_wrong_wishes_are_said(tmp_path: Path):
-    with pytest.raises(UserError, match="no model of size '1b'"):
+    with pytest.raises(UserError, match="no transformer of size '1b'"):
         recipe.resized(preset(), "1b")
     with pytest.raises(UserError, match="batch is 0"):
         recipe.with_overrides(preset(), batch=0)
