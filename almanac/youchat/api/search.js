@@ -314,6 +314,7 @@ frame.addEventListener("load", () => {
   inner.focus();
 });
 $("reader").addEventListener("close", () => {
+  if ($("reader").open) return;  // told late: the next source is open already
   frame.removeAttribute("src");
   if (document.activeElement === frame) frame.blur();  // keys are the page's again
 });
