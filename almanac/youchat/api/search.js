@@ -309,7 +309,11 @@ function read(address) {
 frame.addEventListener("load", () => {
   const inner = frame.contentWindow;
   if (!$("reader").open || inner.location.href === "about:blank") return;
-  inner.addEventListener("keydown", (event) => { if (event.key === "Escape") $("reader").close(); });
+  inner.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    frame.blur();  // the next key is the page's
+    $("reader").close();
+  });
   inner.document.getElementById("cited")?.scrollIntoView({ block: "center" });
   inner.focus();
 });
@@ -354,11 +358,14 @@ function wanted() {
   if (own.get("q") || parent === window || state.arrived) return own;
   try { return new URLSearchParams(parent.location.search); } catch { return own; }
 }
+/** A mode, if the server has it. */
+const served = (mode) => (state.modes.includes(mode) ? mode : null);
 function arrive() {
   const asked = wanted(), question = asked.get("q")?.trim().slice(0, state.longest);
   state.arrived = true;
   const mode = asked.get("mode");
-  if (question) return search(question, state.modes.includes(mode) ? mode : null, false, history.state?.more);
+  if (question && mode && !state.modes.length) return void known.then(() => search(question, served(mode), false, history.state?.more));
+  if (question) return search(question, served(mode), false, history.state?.more);
   state.asking?.abort();
   state.turns = [];
   $("talk").replaceChildren();
@@ -369,4 +376,5 @@ function arrive() {
   if (parent === window) $("q").focus();
 }
 addEventListener("popstate", arrive);
-about().then(arrive);
+const known = about();
+arrive();
