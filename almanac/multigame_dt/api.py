@@ -1,5 +1,5 @@
 """Games that are watched in the browser: the page, what can be watched, a WebSocket for each person, and recordings as action logs. Playing
-is `live`'s, the connection `wire`'s."""
+is `live`'s."""
 
 import json
 import logging
@@ -18,13 +18,13 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from safetensors import SafetensorError, safe_open
 
-from almanac.multigame_dt import emulator, games, live, logs, published, wire
+from almanac.multigame_dt import emulator, games, live, logs, published
 from almanac.multigame_dt.games import Game
 from almanac.multigame_dt.live import Patience, Session
 from almanac.multigame_dt.minds import AtRandom, Looking, Mind
 from almanac.multigame_dt.model import DecisionTransformer
-from almanac.multigame_dt.wire import Wire
-from almanac.runtime import hub
+from almanac.runtime import connection, hub
+from almanac.runtime.connection import Connection
 from almanac.runtime.errors import UserError
 
 RANDOM = "random play"
@@ -42,8 +42,8 @@ class Limits:
     """Games at once: each computes what a model does fifteen times a second."""
     patience: Patience = field(default_factory=Patience)
     """How long a game waits for people."""
-    connection: wire.Limits = field(default_factory=wire.Limits)
-    """What a connection takes."""
+    person: connection.Limits = field(default_factory=connection.Limits)
+    """What one person's connection takes; the page sends a message for each picture, of which there are twenty a second, and for each key."""
 
 
 def models() -> dict[str, Path]:
@@ -88,7 +88,7 @@ def router(device: str = "auto", limits: Limits = Limits()) -> APIRouter:
 
     @api.websocket("/live/ws")
     async def watch(socket: WebSocket) -> None:
-        await wire.attend(socket, limits.connection, rooms.enter, rooms.hear, Session.lose)
+        await connection.attend(socket, limits.person, rooms.enter, rooms.hear, Session.lose)
 
     return api
 
@@ -149,7 +149,7 @@ class _Rooms:
         self._past: dict[str, list[logs.Episode]] = {}
         self._lock = threading.Lock()
 
-    def enter(self, hello: dict[str, Any], sink: Wire) -> Session:
+    def enter(self, hello: dict[str, Any], sink: Connection) -> Session:
         """Begin a game, or go on with one after a connection broke.
 
         Args:
@@ -168,7 +168,7 @@ class _Rooms:
         session.join(sink)
         return session
 
-    def hear(self, session: Session, said: dict[str, Any]) -> bool:
+    def hear(self, session: Session, said: dict[str, Any] | bytes) -> bool:
         """Do what somebody wants.
 
         Args:
@@ -178,6 +178,8 @@ class _Rooms:
         Raises:
             UserError: it can't be done.
         """
+        if isinstance(said, bytes):
+            raise UserError("a message is no text", "reload the page")
         what = said.get("type")
         if what == "leave":
             session.close()

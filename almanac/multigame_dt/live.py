@@ -1,6 +1,6 @@
 """A game in progress that somebody watches: a thread that takes a step of the agent's fifteen times a second, as the console would, shows
 what is on the screen and what the agent makes of it, and does what a person's keys say in the agent's place when asked to. The agent sees
-what the person did and goes on from there. How packets travel is left to `wire`, and deciding to `minds`."""
+what the person did and goes on from there. How packets travel is left to `connection`, and deciding to `minds`."""
 
 import json
 import logging

@@ -1,7 +1,6 @@
 """Races that are driven in the browser: the page, what it draws, the board, and a WebSocket for each person, up which presses go as bytes
 and wishes as JSON. Who floods it is dropped, who stalls sees fewer pictures, and the race goes on for the others; racing is `live`'s."""
 
-import asyncio
 import atexit
 import json
 import logging
@@ -11,11 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +20,9 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from starlette.websockets import WebSocketDisconnect
 
-from almanac.runtime import checkpoint, hub
+from almanac.runtime import checkpoint, connection, hub
+from almanac.runtime.connection import Connection
 from almanac.runtime.errors import UserError
 from almanac.sophy import heat, lap, opponents, race, steady, view
 from almanac.sophy.board import LONGEST_NAME, Board, default_path, tidy
@@ -54,22 +50,10 @@ class Limits:
 
     rooms: int = 6
     """Races at once."""
-    packets: float = 150.0
-    """A second that are heard of one person; the page sends sixty."""
-    burst: float = 100.0
-    """How many more at once."""
-    flood: int = 2000
-    """Packets too many after which a connection is closed."""
-    strikes: int = 20
-    """Packets that are none of ours, likewise."""
-    hello: float = 10.0
-    """s for the first message."""
-    stalled: float = 15.0
-    """s in which nothing could be sent, likewise."""
-    waiting: int = 500
-    """Messages that may wait for a slow connection, likewise."""
-    message: int = 4096
-    """Characters of a message."""
+    person: connection.Limits = connection.Limits(
+        ahead=None, kept=3, messages=150.0, burst=100.0, flood=2000, waiting=500
+    )
+    """What one person's connection takes; the page sends sixty presses a second."""
 
 
 def policies() -> dict[str, Path]:
@@ -150,7 +134,9 @@ def router(limits: Limits = Limits(), board: Board | None = None) -> APIRouter:
 
     @api.websocket("/live/ws")
     async def drive(socket: WebSocket) -> None:
-        await _attend(socket, rooms)
+        await connection.attend(
+            socket, limits.person, rooms.enter, lambda joined, said: rooms.hear(*joined, said), rooms.lose
+        )
 
     return api
 
@@ -213,7 +199,7 @@ class _Rooms:
             self._board = Board(default_path())
         return self._board
 
-    def enter(self, hello: Any, sink: "_Wire") -> tuple[Session, Seat]:
+    def enter(self, hello: dict[str, Any], sink: Connection) -> tuple[Session, Seat]:
         """Begin a race, or join one.
 
         Args:
@@ -223,7 +209,7 @@ class _Rooms:
         Raises:
             UserError: there is no such race, it can't be, or there are too many.
         """
-        if not isinstance(hello, dict) or hello.get("type") != "hello":
+        if hello.get("type") != "hello":
             raise UserError("the first message is no hello", "reload the page")
         name, token = tidy(hello.get("name")), str(hello.get("token") or "")
         if code := hello.get("room"):
@@ -237,7 +223,34 @@ class _Rooms:
         seat = session.join(name, sink, token)
         about = asdict(session.plan) | {"rivals": len(session.plan.rivals)}
         sink.tell({"type": "welcome", "room": session.code, "token": seat.token, "name": name, "plan": about})
+        threading.Thread(target=self.tell_ghosts, args=(session, sink.tell), daemon=True).start()
         return session, seat
+
+    def hear(self, session: Session, seat: Seat, said: dict[str, Any] | bytes) -> bool:
+        """Take a press, or do what somebody wishes; whether more is to come.
+
+        Args:
+            session: the race.
+            seat: whose.
+            said: of a press the bytes; else `type`, which may be `leave`, and a `name`.
+
+        Raises:
+            UserError: it is nothing of ours.
+        """
+        if isinstance(said, bytes):
+            session.press(seat, said)
+            return True
+        what = str(said.get("type"))
+        if what == "leave":
+            session.leave(seat)
+            return False
+        session.ask(seat, what, tidy(said.get("name")))
+        return True
+
+    def lose(self, joined: tuple[Session, Seat], sink: Connection) -> None:
+        """A connection has ended."""
+        session, seat = joined
+        session.lose(seat, sink)
 
     def _open(self, plan: heat.Plan, known: dict[str, Path]) -> Session:
         with self._lock:
@@ -354,190 +367,3 @@ def _optimum(course: str, car: str) -> Lap:
             _LOG.warning("no optimal lap of %s on %s: %s", car, course, said[-2000:])
             raise UserError("the search for it failed", "the server's log says why")
         return lap.read(path)
-
-
-class _Wire:
-    """A connection, as a session sees it: what it is given is sent by the event loop, in its time.
-
-    Args:
-        socket: the connection.
-        limits: how much may wait.
-    """
-
-    def __init__(self, socket: WebSocket, limits: Limits):
-        self.socket, self.limits = socket, limits
-        self.is_closed, self.why = False, ""
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        self._is_woken = False
-        self._snapshots: deque[bytes] = deque(maxlen=3)
-        self._messages: deque[str] = deque()
-
-    def offer(self, snapshot: bytes) -> None:
-        """The newest snapshot; what waits for long is forgotten."""
-        self._snapshots.append(snapshot)
-        self._stir()
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """A message that must arrive."""
-        if len(self._messages) >= self.limits.waiting:
-            self.close("the connection is too slow")
-        if not self.is_closed:
-            self._messages.append(json.dumps(message))
-            self._stir()
-
-    def close(self, why: str) -> None:
-        """No more is sent but the reason."""
-        if not self.is_closed:
-            self.why, self.is_closed = why, True
-            self._stir()
-
-    def _stir(self) -> None:
-        if not self._is_woken:
-            self._is_woken = True
-            with suppress(RuntimeError):  # the server has ended
-                self._loop.call_soon_threadsafe(self._wake.set)
-
-    async def send_all(self) -> None:
-        """Send what there is, until it is closed or nothing gets through."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self._is_woken = False
-            async with asyncio.timeout(self.limits.stalled):
-                while self._messages:
-                    await self.socket.send_text(self._messages.popleft())
-                while self._snapshots and not self.is_closed:
-                    await self.socket.send_bytes(self._snapshots.popleft())
-            if self.is_closed and not self._messages:
-                return
-
-
-class _Meter:
-    """How many packets of one person are heard.
-
-    Args:
-        limits: what it takes.
-    """
-
-    def __init__(self, limits: Limits):
-        self.limits, self.tokens, self.at = limits, limits.burst, time.monotonic()
-        self.excess, self.strikes = 0, 0
-
-    def is_heard(self) -> bool:
-        """Whether this one is.
-
-        Raises:
-            UserError: there were far too many.
-        """
-        now = time.monotonic()
-        self.tokens = min(self.tokens + (now - self.at) * self.limits.packets, self.limits.burst)
-        self.at = now
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return True
-        self.excess += 1
-        if self.excess > self.limits.flood:
-            raise UserError("the connection sent far too many packets", "reload the page")
-        return False
-
-    def strike(self, error: UserError) -> None:
-        """A packet was none of ours.
-
-        Raises:
-            UserError: it was not the first one.
-        """
-        self.strikes += 1
-        if self.strikes >= self.limits.strikes:
-            raise error
-
-
-async def _attend(socket: WebSocket, rooms: _Rooms) -> None:
-    """Serve one person until the connection ends."""
-    await socket.accept()
-    wire = _Wire(socket, rooms.limits)
-    try:
-        async with asyncio.timeout(rooms.limits.hello):
-            hello = _message(await socket.receive_text(), rooms.limits)
-        session, seat = await asyncio.to_thread(rooms.enter, hello, wire)
-    except (UserError, TimeoutError, KeyError, WebSocketDisconnect, RuntimeError) as error:
-        await _end_with(socket, error)
-        return
-    sending = asyncio.create_task(wire.send_all())
-    hearing = asyncio.create_task(_hear(socket, session, seat, rooms.limits))
-    threading.Thread(target=rooms.tell_ghosts, args=(session, wire.tell), daemon=True).start()
-    try:
-        done, _ = await asyncio.wait((sending, hearing), return_when=asyncio.FIRST_COMPLETED)
-        errors = [WebSocketDisconnect() if each.cancelled() else each.exception() for each in done]
-        error = next(filter(None, errors), UserError(wire.why, "reload the page"))
-        sending.cancel()
-        await asyncio.wait((sending,), timeout=1)  # why it ends is the last that is said
-        with suppress(Exception):
-            await _end_with(socket, error)
-    finally:
-        session.lose(seat, wire)
-        wire.is_closed = True
-        for each in (sending, hearing):
-            each.cancel()
-            each.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-
-
-async def _hear(socket: WebSocket, session: Session, seat: Seat, limits: Limits) -> None:
-    """What one person sends.
-
-    Raises:
-        UserError: too much of it, or too much that is none of ours.
-        WebSocketDisconnect: the connection has ended.
-    """
-    meter = _Meter(limits)
-    while True:
-        packet = await socket.receive()
-        if packet["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(packet.get("code", 1000))
-        if not meter.is_heard():
-            continue
-        try:
-            if packet.get("bytes") is not None:
-                session.press(seat, packet["bytes"])
-                continue
-            said = _message(packet.get("text") or "", limits)
-            what = str(said.get("type"))
-            if what == "leave":
-                session.leave(seat)
-                raise WebSocketDisconnect
-            session.ask(seat, what, tidy(said.get("name")))
-        except UserError as error:
-            meter.strike(error)
-
-
-def _message(text: str, limits: Limits) -> dict[str, Any]:
-    """A message that is JSON.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        said = json.loads(text) if len(text) <= limits.message else None
-    except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        raise UserError("a message is no JSON object, or too long", "reload the page")
-    return said
-
-
-async def _end_with(socket: WebSocket, error: BaseException) -> None:
-    """Say why, and close."""
-    if isinstance(error, WebSocketDisconnect):
-        return
-    if isinstance(error, TimeoutError):
-        error = UserError("the connection stalled", "reload the page")
-    if isinstance(error, KeyError):  # bytes where text should be
-        error = UserError("the first message is no hello", "reload the page")
-    if not isinstance(error, UserError):
-        _LOG.error("a connection failed", exc_info=error)
-        error = UserError("something went wrong here", "it is our defect; reload the page")
-    with suppress(Exception):
-        async with asyncio.timeout(2):
-            if error.what:
-                await socket.send_text(json.dumps({"type": "error", "what": error.what, "hint": error.hint}))
-            await socket.close(1008, error.what[:100])

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 pytest.importorskip("ale_py", reason="the Atari emulator is an extra")
 
-from almanac.multigame_dt import api, emulator, live, logs, published, wire
+from almanac.multigame_dt import api, emulator, live, logs, published
 from almanac.multigame_dt.emulator import Emulator
 from almanac.multigame_dt.games import ACTION_NAMES, all_games, named
 from almanac.multigame_dt.live import (
@@ -30,6 +30,7 @@ from almanac.multigame_dt.live import (
 )
 from almanac.multigame_dt.minds import AtRandom, Looking, Thought
 from almanac.multigame_dt.model import DecisionTransformer, Dimensions
+from almanac.runtime import connection as connections
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
 
@@ -350,7 +351,7 @@ def test_a_model_is_watched_taken_over_and_its_recording_downloaded(shipped, tmp
 
 
 def test_pictures_wait_until_those_before_them_were_drawn(shipped):
-    client = served(connection=wire.Limits(ahead=2, stalled=1.0))
+    client = served(person=connections.Limits(ahead=2, stalled=1.0))
     connection, hello = entered(client)
     with connection as socket:
         socket.send_json(hello)
@@ -362,7 +363,7 @@ def test_pictures_wait_until_those_before_them_were_drawn(shipped):
 
 
 def test_who_talks_nonsense_is_told_and_at_last_closed(shipped):
-    client = served(connection=wire.Limits(strikes=3))
+    client = served(person=connections.Limits(strikes=3))
     connection, hello = entered(client)
     with connection as socket:
         socket.send_json(hello)

@@ -1,5 +1,6 @@
-"""One person's WebSocket: JSON up, JSON and pictures down. Pictures go no faster than they are drawn, and of those that wait the newest
-alone; who floods it, stalls or talks nonsense is told why and closed. What is said on it is left to `api`."""
+"""One person's WebSocket, of a page that shows something live: JSON or bytes up, JSON and packets that grow old down. Of packets that wait
+the newest go alone, and if the page says what it has drawn, no faster than it draws; who floods the connection, stalls or talks nonsense
+is told why and closed. What is said on it is each page's own."""
 
 import asyncio
 import json
@@ -24,10 +25,12 @@ _AGAIN = "reload the page"
 class Limits:
     """What a connection takes."""
 
-    ahead: int = 2
-    """Pictures under way that nobody has drawn yet, after which the next one waits."""
+    ahead: int | None = 2
+    """Packets under way that nobody has drawn yet, after which the next one waits; None: the page doesn't say what it has drawn."""
+    kept: int = 1
+    """Packets that wait, at most; older ones are dropped."""
     messages: float = 60.0
-    """A second that are heard; the page sends one for each picture, of which there are twenty, and one for each key."""
+    """A second that are heard."""
     burst: float = 120.0
     """How many more at once."""
     flood: int = 1000
@@ -37,15 +40,15 @@ class Limits:
     hello: float = 10.0
     """s for the first message."""
     stalled: float = 20.0
-    """s in which nothing was drawn that was sent, likewise."""
+    """s in which nothing could be sent, or was drawn that was, likewise."""
     waiting: int = 200
     """Messages that may wait to be sent, likewise."""
     message: int = 4096
     """Characters of a message."""
 
 
-class Wire:
-    """A connection, as who speaks on it sees it; all of it returns at once, from any thread.
+class Connection:
+    """As who speaks on it sees it; all of it returns at once, from any thread.
 
     Args:
         socket: the connection.
@@ -54,36 +57,36 @@ class Wire:
 
     def __init__(self, socket: WebSocket, limits: Limits):
         self.socket, self.limits = socket, limits
-        self.why = ""
+        self.is_closed, self.why = False, ""
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        self._picture: bytes | None = None
+        self._packets: deque[bytes] = deque(maxlen=limits.kept)
         self._messages: deque[str] = deque()
-        self._under_way, self._is_closed = 0, False
+        self._under_way = 0
         self._progress = time.monotonic()
         """When something was drawn, or there was nothing to draw."""
 
     def offer(self, packet: bytes) -> None:
-        """Show the newest picture; one that still waits is forgotten."""
-        self._picture = packet
+        """Show the newest; what has waited for long is forgotten."""
+        self._packets.append(packet)
         self._stir()
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send what must arrive."""
         if len(self._messages) >= self.limits.waiting:
             self.close("the connection is too slow")
-        if not self._is_closed:
+        if not self.is_closed:
             self._messages.append(json.dumps(message))
             self._stir()
 
     def drawn(self) -> None:
-        """A picture has arrived and been drawn."""
+        """A packet has arrived and been drawn."""
         self._under_way, self._progress = max(self._under_way - 1, 0), time.monotonic()
         self._stir()
 
     def close(self, why: str = "") -> None:
         """Send no more but the reason."""
-        if not self._is_closed:
-            self.why, self._is_closed = why, True
+        if not self.is_closed:
+            self.why, self.is_closed = why, True
             self._stir()
 
     def _stir(self) -> None:
@@ -106,17 +109,16 @@ class Wire:
             async with asyncio.timeout(self.limits.stalled):
                 while self._messages:
                     await self.socket.send_text(self._messages.popleft())
-                if self._is_closed:
+                if self.is_closed:
                     return
-                if self._picture is not None and self._under_way < self.limits.ahead:
-                    packet, self._picture = self._picture, None
-                    if not self._under_way:
-                        self._progress = time.monotonic()
-                    self._under_way += 1
-                    await self.socket.send_bytes(packet)
+                while self._packets and (self.limits.ahead is None or self._under_way < self.limits.ahead):
+                    if self.limits.ahead is not None:
+                        self._progress = self._progress if self._under_way else time.monotonic()
+                        self._under_way += 1
+                    await self.socket.send_bytes(self._packets.popleft())
 
 
-class Meter:
+class _Meter:
     """How many messages are heard.
 
     Args:
@@ -158,9 +160,9 @@ class Meter:
 async def attend(
     socket: WebSocket,
     limits: Limits,
-    enter: Callable[[dict[str, Any], Wire], Any],
-    hear: Callable[[Any, dict[str, Any]], bool],
-    lose: Callable[[Any, Wire], None],
+    enter: Callable[[dict[str, Any], Connection], Any],
+    hear: Callable[[Any, dict[str, Any] | bytes], bool],
+    lose: Callable[[Any, Connection], None],
 ) -> None:
     """Serve one person until the connection ends.
 
@@ -168,44 +170,45 @@ async def attend(
         socket: the connection.
         limits: what it takes.
         enter: is given the first message, in a thread of its own; what it answers the others get.
-        hear: is given each later one, and answers whether more is to come; messages `drawn` it doesn't get.
+        hear: is given each later one, bytes as they are, and answers whether more is to come; messages `drawn` it doesn't get. What it
+            refuses by a `UserError` the person is told.
         lose: is told that the connection has ended, if `enter` had answered.
     """
     await socket.accept()
-    wire = Wire(socket, limits)
+    connection = Connection(socket, limits)
     try:
         async with asyncio.timeout(limits.hello):
             hello = _message(await socket.receive_text(), limits)
-        joined = await asyncio.to_thread(enter, hello, wire)
+        joined = await asyncio.to_thread(enter, hello, connection)
     except (UserError, TimeoutError, KeyError, WebSocketDisconnect, RuntimeError) as error:
         await _end_with(socket, error)
         return
-    sending = asyncio.create_task(wire.send_all())
-    hearing = asyncio.create_task(_listen(socket, wire, lambda said: hear(joined, said)))
+    sending = asyncio.create_task(connection.send_all())
+    hearing = asyncio.create_task(_listen(socket, connection, lambda said: hear(joined, said)))
     try:
         done, _ = await asyncio.wait((sending, hearing), return_when=asyncio.FIRST_COMPLETED)
         errors = [WebSocketDisconnect() if each.cancelled() else each.exception() for each in done]
-        error = next(filter(None, errors), UserError(wire.why, _AGAIN) if wire.why else None)
+        error = next(filter(None, errors), UserError(connection.why, _AGAIN) if connection.why else None)
         sending.cancel()
         await asyncio.wait((sending,), timeout=1)  # why it ends is the last that is said
         with suppress(Exception):
             await (_end_with(socket, error) if error is not None else socket.close())
     finally:
-        lose(joined, wire)
-        wire.close()
+        lose(joined, connection)
+        connection.close()
         for each in (sending, hearing):
             each.cancel()
             each.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
-async def _listen(socket: WebSocket, wire: Wire, hear: Callable[[dict[str, Any]], bool]) -> None:
+async def _listen(socket: WebSocket, connection: Connection, hear: Callable[[dict[str, Any] | bytes], bool]) -> None:
     """What one person sends, until there is to be no more.
 
     Raises:
         UserError: too much of it, or too much that is none of ours.
         WebSocketDisconnect: the connection has ended.
     """
-    meter = Meter(wire.limits)
+    meter = _Meter(connection.limits)
     while True:
         packet = await socket.receive()
         if packet["type"] == "websocket.disconnect":
@@ -213,14 +216,16 @@ async def _listen(socket: WebSocket, wire: Wire, hear: Callable[[dict[str, Any]]
         if not meter.is_heard():
             continue
         try:
-            said = _message(packet.get("text") or "", wire.limits)
-            if said.get("type") == "drawn":
-                wire.drawn()
+            said = packet.get("bytes")
+            if said is None:
+                said = _message(packet.get("text") or "", connection.limits)
+            if isinstance(said, dict) and said.get("type") == "drawn":
+                connection.drawn()
             elif not hear(said):
                 return
         except UserError as error:
             meter.strike(error)
-            wire.tell({"type": "refused", "what": error.what, "hint": error.hint})
+            connection.tell({"type": "refused", "what": error.what, "hint": error.hint})
 
 
 def _message(text: str, limits: Limits) -> dict[str, Any]:
