@@ -43,7 +43,7 @@ class Limits:
     patience: Patience = field(default_factory=Patience)
     """How long a game waits for people."""
     person: connection.Limits = field(default_factory=connection.Limits)
-    """What one person's connection takes; the page sends a message for each picture, of which there are twenty a second, and for each key."""
+    """What one person's connection takes; the page sends a message for each key, and for each of the twenty pictures a second."""
 
 
 def models() -> dict[str, Path]:

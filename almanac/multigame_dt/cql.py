@@ -23,7 +23,7 @@ from almanac.multigame_dt.emulator import SIZE
 from almanac.multigame_dt.games import ACTIONS
 from almanac.multigame_dt.published import SYSTEM
 from almanac.multigame_dt.tokens import STEPS
-from almanac.multigame_dt.train import described, shares_of
+from almanac.multigame_dt.train import provenance, shares_of
 from almanac.multigame_dt.windows import Batch, Windows
 from almanac.runtime import checkpoint, console, device
 from almanac.runtime.errors import UserError
@@ -299,17 +299,7 @@ def train(
         "system": SYSTEM,
         "model": KIND,
         "shape": asdict(network.shape),
-        "games": [game.name for game in play.games],
-        "data": described(play),
-        "part": part,
-        "preset": asdict(preset),
-        "loss": round(fitted.loss, 5),
-        "steps": fitted.step,
-        "seconds": round(fitted.seconds, 1),
-        "windows_per_second": round(fitted.batches * preset.batch / fitted.seconds, 1),
-        "machine": device.machine(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
-        "seed": seed,
+        **provenance(play, part, preset, fitted, began, seed),
     }
     if console.is_main_process():
         checkpoint.save_weights(Path(out) / "model.safetensors", network.state_dict(), facts)
@@ -359,7 +349,7 @@ def load(path: Path, device_name: str = "auto") -> QNetwork:
         UserError: it is missing, damaged, or holds something else.
     """
     tensors, about = checkpoint.load_weights(path, SYSTEM)
-    hint = "give a network made by `almanac multigame-dt train --kind cql`"
+    hint = "give a network made by `almanac multigame-dt train --method cql`"
     if about.get("model") != KIND:
         raise UserError(f"{path} holds a network of another kind, {about.get('model')}", hint)
     try:

@@ -23,7 +23,7 @@ from almanac.multigame_dt.tokens import RETURNS, REWARDS
 from almanac.multigame_dt.windows import Batch, Windows
 from almanac.runtime import console, device
 from almanac.runtime.errors import UserError
-from almanac.runtime.fit import FitConfig, fit
+from almanac.runtime.fit import FitConfig, Fitted, fit
 
 _TESTED = 1_024  # windows that a model is tested with, of episodes that it isn't trained on
 _AT_ONCE = 128  # of these
@@ -174,12 +174,29 @@ def train(
     )
     learner.load_state_dict(fitted.weights)
     learner.eval()
-    facts = {
+    nll = None if test is None else {name: round(each, 4) for name, each in surprise(learner, test).items()}
+    facts = {"nll": nll, **provenance(play, part, preset, fitted, began, seed)}
+    if console.is_main_process():
+        published.save(Path(out) / "model.safetensors", model, facts)
+    return facts
+
+
+def provenance(play: Play, part: float, preset: Any, fitted: Fitted, began: float, seed: int) -> dict[str, Any]:
+    """How a model came to be, for the facts that its weights carry.
+
+    Args:
+        play: what it learned from.
+        part: of that.
+        preset: the recipe, this one's or CQL's.
+        fitted: what came of it.
+        began: when, in seconds since 1970.
+        seed: of weights, order and augmentation.
+    """
+    return {
         "games": [game.name for game in play.games],
         "data": described(play),
         "part": part,
         "preset": asdict(preset),
-        "nll": None if test is None else {name: round(each, 4) for name, each in surprise(learner, test).items()},
         "loss": round(fitted.loss, 5),
         "steps": fitted.step,
         "seconds": round(fitted.seconds, 1),
@@ -188,9 +205,6 @@ def train(
         "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
         "seed": seed,
     }
-    if console.is_main_process():
-        published.save(Path(out) / "model.safetensors", model, facts)
-    return facts
 
 
 def imitation_loss(preset: Preset) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:

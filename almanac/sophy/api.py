@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,10 @@ class Limits:
 
     rooms: int = 6
     """Races at once."""
-    person: connection.Limits = connection.Limits(
-        ahead=None, kept=3, messages=150.0, burst=100.0, flood=2000, waiting=500
+    person: connection.Limits = field(
+        default_factory=lambda: connection.Limits(
+            ahead=None, kept=3, messages=150.0, burst=100.0, flood=2000, waiting=500
+        )
     )
     """What one person's connection takes; the page sends sixty presses a second."""
 
@@ -134,9 +136,7 @@ def router(limits: Limits = Limits(), board: Board | None = None) -> APIRouter:
 
     @api.websocket("/live/ws")
     async def drive(socket: WebSocket) -> None:
-        await connection.attend(
-            socket, limits.person, rooms.enter, lambda joined, said: rooms.hear(*joined, said), rooms.lose
-        )
+        await connection.attend(socket, limits.person, rooms.enter, rooms.hear, rooms.lose)
 
     return api
 
@@ -226,17 +226,17 @@ class _Rooms:
         threading.Thread(target=self.tell_ghosts, args=(session, sink.tell), daemon=True).start()
         return session, seat
 
-    def hear(self, session: Session, seat: Seat, said: dict[str, Any] | bytes) -> bool:
+    def hear(self, joined: tuple[Session, Seat], said: dict[str, Any] | bytes) -> bool:
         """Take a press, or do what somebody wishes; whether more is to come.
 
         Args:
-            session: the race.
-            seat: whose.
+            joined: the race, and who.
             said: of a press the bytes; else `type`, which may be `leave`, and a `name`.
 
         Raises:
             UserError: it is nothing of ours.
         """
+        session, seat = joined
         if isinstance(said, bytes):
             session.press(seat, said)
             return True

@@ -134,7 +134,7 @@ def read_snapshot(packet: bytes) -> Snapshot:
 class Sink(Protocol):
     """Where what one person sees goes. Both return at once, whatever the network does."""
 
-    def offer(self, snapshot: bytes) -> None:
+    def offer(self, packet: bytes) -> None:
         """The newest snapshot; an older one that still waits may be dropped."""
         ...
 
@@ -483,8 +483,8 @@ class _Nobody:
         self.bytes = 0
         self.can_drive = threading.Event()
 
-    def offer(self, snapshot: bytes) -> None:
-        self.bytes += len(snapshot)
+    def offer(self, packet: bytes) -> None:
+        self.bytes += len(packet)
 
     def tell(self, message: dict[str, Any]) -> None:
         if message.get("phase") == "ready":

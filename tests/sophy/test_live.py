@@ -210,8 +210,8 @@ class Watcher:
         self.snapshots: list[live.Snapshot] = []
         self.messages: list[dict] = []
 
-    def offer(self, snapshot: bytes) -> None:
-        self.snapshots.append(live.read_snapshot(snapshot))
+    def offer(self, packet: bytes) -> None:
+        self.snapshots.append(live.read_snapshot(packet))
 
     def tell(self, message: dict) -> None:
         self.messages.append(message)
