@@ -68,6 +68,13 @@ SYSTEMS = (
         "you.com, December 2022",
         ("crawl", "index", "search", "ask", "serve", "evaluate"),
     ),
+    System(
+        "multigame_dt",
+        "Multi-Game Decision Transformers",
+        "one agent for many Atari games, trained on logged play, good and bad; the play, too, and the released agent",
+        "arXiv 2205.15241",
+        ("collect", "replay-log", "train", "play", "evaluate", "score", "import", "export", "convert"),
+    ),
 )
 
 

@@ -174,6 +174,20 @@ def entrant(path: Path, kappa: float = KAPPA, setting: Setting | None = None) ->
     return (_q_network if about.get("model") == "cql" else _transformer)(path, name, about, kappa, setting)
 
 
+def generalist(paths: Sequence[Path]) -> tuple[Path, Entrant] | None:
+    """Of models the largest decision transformer that says which games it was trained on.
+
+    Args:
+        paths: `.safetensors` files of `train`'s.
+
+    Raises:
+        UserError: one can't be read, or is no such model.
+    """
+    known = [(path, entrant(path)) for path in paths]
+    able = [(path, each) for path, each in known if each.method == DECISION and each.trained_on]
+    return max(able, key=lambda each: each[1].facts["parameters"]) if able else None
+
+
 def _transformer(path: Path, name: str, about: Mapping[str, Any], kappa: float, setting: Setting) -> Entrant:
     from almanac.multigame_dt import acting, published
 

@@ -226,7 +226,7 @@ def export(
 
 def play(
     *,
-    model: str = "multigame_dt",
+    model: str = "multigame_dt/dt",
     game: str,
     episodes: int = 16,
     noops: int = 30,
@@ -340,7 +340,7 @@ def evaluate(
     What was played is kept; an evaluation that was killed goes on when it is started again.
 
     Args:
-        models: of `train`, all of the same games, of any method and size; default: the one that ships.
+        models: of `train`, all of the same games, of any method and size; default: those that ship.
         tuned: models that were fine-tuned, each on one game that those had not seen.
         scratch: models that learnt the same from nothing.
         logs: what the models learnt from, for the rows of the data and its specialists.
@@ -362,19 +362,31 @@ def evaluate(
 
     from almanac.multigame_dt import cells as cell
     from almanac.multigame_dt import evaluate as tables
+    from almanac.multigame_dt import figures
     from almanac.multigame_dt import games as names
     from almanac.runtime import hub, results
 
     wanted = tuple(names.named(each) for each in games)
     asked = tables.Asked(
-        models or (hub.weights("multigame_dt/dt.safetensors"),), tuned, scratch, logs, wanted, kappa, parts
+        models or tuple(hub.weights(name) for name in hub.shipped_weights("multigame_dt")),
+        tuned,
+        scratch,
+        logs,
+        wanted,
+        kappa,
+        parts,
     )
     protocol = cell.Protocol(episodes, noops, seed=seed)
     found = tables.evaluate(asked, protocol, cells, cell.Setting(device, precision, lanes, together))
     if write:
         for name, rows in found.items():
             results.write("multigame_dt", name, rows, seed, protocol=asdict(protocol))
-        tables.draw(found, protocol, results.default_folder("multigame_dt"))
+        folder = results.default_folder("multigame_dt")
+        tables.draw(found, protocol, folder)
+        if best := cell.generalist(asked.models):
+            path, agent = best
+            step = tables.one_step(path, names.named(agent.trained_on[0]), kappa, seed=seed)
+            figures.draw_step(step, folder / "step.png")
     text = "\n".join(f"{name}: {row}" for name, rows in found.items() for row in rows)
     console.result(found, json, text)
 

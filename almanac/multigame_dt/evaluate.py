@@ -92,7 +92,7 @@ def evaluate(asked: Asked, protocol: Protocol, folder: Path, setting: Setting | 
         setting: how the work is done.
 
     Returns:
-        by name: `agents` (one row each, with the paper's numbers), `games` (one an agent and game), `pairs`, `kappa`, `held_out`,
+        by name: `agents` (one row each, with the paper's numbers), `games` (one an agent and game), `pairs`, `logs`, `kappa`, `held_out`,
         `held_out_games`, `held_out_pairs` and `robustness`; those that were asked for.
 
     Raises:
@@ -122,6 +122,8 @@ def evaluate(asked: Asked, protocol: Protocol, folder: Path, setting: Setting | 
     if "agents" in asked.parts and entrants:
         everyone = [*entrants, cells.at_random()]
         tables |= _agent_tables(everyone, best, measured(everyone), _of_logs(asked.logs, played), protocol.seed)
+        if asked.logs:
+            tables["logs"] = _log_rows(asked.logs, played)
     if "kappa" in asked.parts and DECISION in best:
         tilted = [entrant(paths[best[DECISION].name], kappa, setting) for kappa in KAPPAS]
         tilted = [replace(each, name=f"{each.name}, κ = {each.facts['kappa']:g}") for each in tilted]
@@ -160,10 +162,45 @@ def _last(episodes: Sequence[Episode], part: float) -> list[Episode]:
 
 def _of_logs(paths: Sequence[Path], played: Sequence[Game]) -> dict[str, Scores]:
     """The training data, and the best of its specialists."""
-    files = [file for path in paths for file in (sorted(path.glob(f"*{logs.SUFFIX}")) if path.is_dir() else [path])]
-    episodes = [each for file in files for each in logs.read(file)]
+    episodes = [each for file in _files(paths) for each in logs.read(file)]
     found = {DATA: of_logs(episodes, played), SPECIALIST: of_logs(episodes, played, LEARNER, LAST)}
     return {name: some for name, some in found.items() if some}
+
+
+def _log_rows(paths: Sequence[Path], played: Sequence[Game]) -> list[Row]:
+    """What each log holds of the games that are played."""
+    rows = []
+    for file in _files(paths):
+        by_game: dict[Game, list[Episode]] = {}
+        for each in logs.read(file):
+            by_game.setdefault(each.game, []).append(each)
+        whole = sum(len(each.actions) for episodes in by_game.values() for each in episodes)
+        for game, episodes in by_game.items():
+            if game in played:
+                count = sum(len(each.actions) * each.frames_per_action // emulator.FRAMES for each in episodes)
+                found = [each.score for each in episodes]
+                rows.append(
+                    {
+                        "game": game.name,
+                        "by": ", ".join(sorted({each.agent for each in episodes})),
+                        "episodes": len(episodes),
+                        "steps": count,
+                        "bytes_per_step": file.stat().st_size
+                        * sum(len(each.actions) for each in episodes)
+                        / whole
+                        / count,
+                        "mean": float(np.mean(found)),
+                        "best": max(found),
+                        "at_the_end": float(np.mean([each.score for each in _last(episodes, LAST)])),
+                        "human": games.human_normalised(game, float(np.mean(found))),
+                    }
+                )
+    return rows
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Logs, and those in folders."""
+    return [file for path in paths for file in (sorted(path.glob(f"*{logs.SUFFIX}")) if path.is_dir() else [path])]
 
 
 def _agent_tables(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from almanac.multigame_dt import cells, evaluate, figures, games, play
-from almanac.multigame_dt.cells import Entrant
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.report import Section
@@ -25,21 +24,24 @@ def run(out: Path) -> Section:
     Raises:
         UserError: no agent ships, or there is no emulator.
     """
-    path, agent = _shipped()
+    found = cells.generalist([hub.weights(name) for name in hub.shipped_weights("multigame_dt")])
+    if found is None:
+        raise UserError("no decision transformer ships with this copy", "train one: almanac multigame-dt train")
+    path, agent = found
     played = [games.named(name) for name in agent.trained_on[:GAMES]]
     lanes = len(played) * EPISODES
-    found = play.play_all(agent.make(lanes), played, EPISODES, cap=STEPS, seed=_SEED)
-    blind = play.play_all(play.Random(lanes), played, EPISODES, cap=STEPS, seed=_SEED)
+    ours = play.play_all(agent.make(lanes), played, EPISODES, cap=STEPS, seed=_SEED)
+    random = play.play_all(play.Random(lanes), played, EPISODES, cap=STEPS, seed=_SEED)
     rows = []
     for game in played:
-        ours, random = (float(np.mean([each.score for each in one[game.name]])) for one in (found, blind))
+        score, blind = (float(np.mean([each.score for each in one[game.name]])) for one in (ours, random))
         rows.append(
             {
                 "game": game.name,
-                "score": ours,
-                "random play": random,
-                "steps": int(np.mean([each.steps for each in found[game.name]])),
-                "cut off": sum(each.capped for each in found[game.name]),
+                "score": score,
+                "random play": blind,
+                "steps": int(np.mean([each.steps for each in ours[game.name]])),
+                "cut off": sum(each.capped for each in ours[game.name]),
                 "a person, whole games": game.human,
             }
         )
@@ -51,13 +53,3 @@ def run(out: Path) -> Section:
         figures=[(picture, f"One step of it in {played[0].name}: what it saw, and what it made of it")],
         rows=rows,
     )
-
-
-def _shipped() -> tuple[Path, Entrant]:
-    """The decision transformer that ships, of several the largest."""
-    paths = [hub.WEIGHTS / f"{name}.safetensors" for name in hub.shipped_weights("multigame_dt")]
-    known = [(path, cells.entrant(path)) for path in paths]
-    able = [(path, each) for path, each in known if each.method == cells.DECISION and each.trained_on]
-    if not able:
-        raise UserError("no decision transformer ships with this copy", "train one: almanac multigame-dt train")
-    return max(able, key=lambda each: each[1].facts["parameters"])
