@@ -52,8 +52,10 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         replace(SIZES["0.8m"], dropout=0.0),
-        64,
-        FitConfig(6_000, learning_rate=1e-3, warmup_steps=200, weight_decay=0.01, ema_decay=0.998),
+        32,
+        FitConfig(12_000, learning_rate=1e-3, warmup_steps=200, weight_decay=0.01, ema_decay=0.998),
+        crop=0,  # a budget of few passes learns more from pictures as they are (docs/log.md)
+        turn=0.0,
     ),
     "gpu": Preset(
         replace(SIZES["10m"], dropout=0.0),
@@ -94,8 +96,8 @@ PRESETS = {
 TUNING = {
     "cpu": Preset(
         replace(SIZES["0.8m"], dropout=0.0),
-        64,
-        FitConfig(1_000, learning_rate=3e-4, warmup_steps=50, weight_decay=0.01, ema_decay=0.99, save_every=250),
+        32,
+        FitConfig(2_000, learning_rate=5e-4, warmup_steps=50, weight_decay=0.01, ema_decay=0.99, save_every=250),
     ),
     "gpu": Preset(
         replace(SIZES["10m"], dropout=0.0),
