@@ -17,12 +17,12 @@ pytestmark = pytest.mark.timeout(600)
 ENOUGH = 240_000
 """ms for what takes seconds on a machine that has nothing else to do."""
 SERVE = """
+from almanac import systems
 from almanac.studio import app
-from almanac.systems import System
-app.SYSTEMS = ({system},)
+app.SYSTEMS = (systems.find("multigame_dt"),)
 app.create_app.__defaults__ = (None, app.SYSTEMS)
 app.serve(port=0)
-""".format(system='System("multigame_dt", "Multi-Game Decision Transformers", "one agent", "arXiv 2205.15241", ())')
+"""
 """A Studio that has this system alone, and is up sooner."""
 
 

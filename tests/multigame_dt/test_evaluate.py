@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from almanac.multigame_dt import cells, cql, evaluate, figures, games, published
+from almanac.multigame_dt import cells, cql, evaluate, figures, games, logs, published
 from almanac.multigame_dt.cells import Entrant, Protocol, Setting
 from almanac.multigame_dt.evaluate import Asked
 from almanac.multigame_dt.logs import Episode
@@ -154,6 +154,24 @@ def test_each_part_has_its_rows(tables):
     swept = next(row for row in tables["kappa"] if row["kappa"] == 10)
     steady = next(row for row in tables["robustness"] if row["agent"] == "large" and row["how"] == "as measured")
     assert usual["iqm"] == swept["iqm"] == steady["iqm"]
+
+
+def test_what_models_learnt_from_has_rows_of_its_own(models, tmp_path):
+    boxing, pong = (games.named(name) for name in ("Boxing", "Pong"))
+    episodes = [Episode(boxing, bytes(100), float(n), agent="ppo", quality=n / 9) for n in range(10)]
+    logs.write(tmp_path / "log.jsonl.gz", [*episodes, Episode(pong, bytes(100), -21.0, agent="random")])
+    asked = Asked((models / "large" / "model.safetensors",), logs=(tmp_path,), games=(boxing,), parts=("agents",))
+    found = evaluate.evaluate(asked, Protocol(episodes=1, cap=2), tmp_path / "cells")
+    (row,) = found["logs"]
+    assert (row["game"], row["by"], row["episodes"], row["steps"], row["mean"], row["best"], row["at_the_end"]) == (
+        "Boxing", "ppo", 10, 1000, 4.5, 9.0, 9.0
+    )  # fmt: skip
+    whole = (tmp_path / "log.jsonl.gz").stat().st_size
+    assert row["bytes_per_step"] == pytest.approx(whole / 1100, rel=1e-4)
+    said = {each["agent"]: each.get("iqm") for each in found["agents"]}
+    assert said[evaluate.DATA] == pytest.approx(4.4 / 12, rel=1e-4) and said[evaluate.SPECIALIST] == pytest.approx(
+        8.9 / 12, rel=1e-4
+    )
 
 
 def test_models_that_do_not_belong_into_a_table_are_refused(models, tmp_path):
