@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OUT = Path("out/multigame_dt")
 Preset = Literal["cpu", "gpu", "paper"]
-Agent = Literal["random", "planner", "rollout-iw", "ppo"]
+Agent = Literal["random", "planner", "rollout-iw", "ppo", "multi-game-ppo"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
 Part = Literal["agents", "kappa", "held_out", "robustness"]
 Games = tuple[str, ...]
@@ -40,7 +40,8 @@ def collect(
     Args:
         games: names, such as Breakout or ms_pacman, of the paper's 46.
         agent: who plays: random; a planner that tries on copies of the console (planner for games with many points, rollout-iw for
-            others), at all qualities in turn; or ppo, which learns the game from nothing and is logged from first to last.
+            others), at all qualities in turn; ppo, which learns the game from nothing and is logged from first to last; or
+            multi-game-ppo, one that learns all the games at once, to compare agents with.
         steps: of each game, at least; of ppo those that it learns for.
         out: folder of the logs and their index.
         processes: that play at the same time; default: one a processor.
@@ -318,6 +319,7 @@ def convert(checkpoint: tyro.conf.Positional[Path], out: tyro.conf.Positional[Pa
 def evaluate(
     models: tyro.conf.Positional[tuple[Path, ...]] = (),
     *,
+    specialists: tuple[Path, ...] = (),
     tuned: tuple[Path, ...] = (),
     scratch: tuple[Path, ...] = (),
     logs: tuple[Path, ...] = (),
@@ -341,9 +343,10 @@ def evaluate(
 
     Args:
         models: of `train`, all of the same games, of any method and size; default: those that ship.
+        specialists: models of cql that learnt one of the games each.
         tuned: models that were fine-tuned, each on one game that those had not seen.
         scratch: models that learnt the same from nothing.
-        logs: what the models learnt from, for the rows of the data and its specialists.
+        logs: what the models learnt from, for the rows of the data and its specialists; logs of multi-game-ppo are a row of their own.
         games: that are played; default: those of the first model.
         parts: agents side by side; a sweep of kappa; held-out games; without no-ops and with sticky actions.
         episodes: of each game.
@@ -371,6 +374,7 @@ def evaluate(
         models or tuple(hub.weights(name) for name in hub.shipped_weights("multigame_dt")),
         tuned,
         scratch,
+        specialists,
         logs,
         wanted,
         kappa,

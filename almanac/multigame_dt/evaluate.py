@@ -22,6 +22,7 @@ from almanac.multigame_dt.cells import (
     entrant,
     measure,
 )
+from almanac.multigame_dt.collect import collect
 from almanac.multigame_dt.figures import Bar, Panel, Point, Step
 from almanac.multigame_dt.games import Game
 from almanac.multigame_dt.logs import Episode
@@ -34,17 +35,25 @@ STICKY = 0.25
 """Probability with which a frame repeats the last action in Machado et al. (2018)."""
 LAST = 0.05
 """Of a specialist's steps, which count as its best play."""
-LEARNER = "ppo"
-"""Who played in the logs of specialists."""
+LEARNER, TOGETHER = collect.LEARNING
+"""Who played in the logs of specialists, and of the one that learned all games at once."""
 _BEFORE = 60
 """Steps of play before one that is shown."""
 
-DATA, SPECIALIST = "the training data", "PPO, one agent a game"
+DATA, ONLINE = "the training data", "online, all games at once"
+SPECIALIST, SPECIALIST_OFFLINE = "online, one agent a game", "offline, one agent a game"
 
-PRINTED = {DECISION: 1.26, CLONING: 0.68, CQL: 0.38, DATA: 1.01, SPECIALIST: 1.44}
-"""The paper's human-normalised interquartile means over 41 games, of its largest models (figure 1); its specialists are DQN agents."""
-PRINTED_ALONE = {"BCQ, one agent a game": 1.35, "DQN (IMPALA), online": 0.66}
-"""Of agents that we don't have."""
+PRINTED = {
+    DECISION: 1.26,
+    CLONING: 0.68,
+    CQL: 0.38,
+    DATA: 1.01,
+    SPECIALIST: 1.44,
+    SPECIALIST_OFFLINE: 1.35,
+    ONLINE: 0.66,
+}
+"""The paper's human-normalised interquartile means over 41 games, of its largest models (figure 1). Its online agents are DQN's where ours
+are PPO's, its offline specialists BCQ's where ours are CQL's."""
 PRINTED_BY_SIZE = {
     DECISION: {10e6: 0.56, 40e6: 0.93, 200e6: 1.26},
     CLONING: {10e6: 0.46, 40e6: 0.54, 200e6: 0.68},
@@ -72,8 +81,10 @@ class Asked:
     """Models that were fine-tuned, each on one held-out game."""
     scratch: tuple[Path, ...] = ()
     """Models that learnt the same from nothing."""
+    specialists: tuple[Path, ...] = ()
+    """CQL's networks that learnt one of the games each, from the same logs."""
     logs: tuple[Path, ...] = ()
-    """What the models learnt from: logs of actions, or folders of them."""
+    """What the models learnt from: logs of actions, or folders of them; and those of who learned all games at once, to compare with."""
     games: tuple[Game, ...] = ()
     """That are played; none: those that the first model was trained on."""
     kappa: float = KAPPA
@@ -121,7 +132,8 @@ def evaluate(asked: Asked, protocol: Protocol, folder: Path, setting: Setting | 
     tables: dict[str, list[Row]] = {}
     if "agents" in asked.parts and entrants:
         everyone = [*entrants, cells.at_random()]
-        tables |= _agent_tables(everyone, best, measured(everyone), _of_logs(asked.logs, played), protocol.seed)
+        others = _of_logs(asked.logs, played) | _specialists(asked, played, protocol, folder, setting)
+        tables |= _agent_tables(everyone, best, measured(everyone), others, protocol.seed)
         if asked.logs:
             tables["logs"] = _log_rows(asked.logs, played)
     if "kappa" in asked.parts and DECISION in best:
@@ -163,8 +175,34 @@ def _last(episodes: Sequence[Episode], part: float) -> list[Episode]:
 def _of_logs(paths: Sequence[Path], played: Sequence[Game]) -> dict[str, Scores]:
     """The training data, and the best of its specialists."""
     episodes = [each for file in _files(paths) for each in logs.read(file)]
-    found = {DATA: of_logs(episodes, played), SPECIALIST: of_logs(episodes, played, LEARNER, LAST)}
+    found = {
+        DATA: of_logs([each for each in episodes if each.agent != TOGETHER], played),
+        SPECIALIST: of_logs(episodes, played, LEARNER, LAST),
+        ONLINE: of_logs(episodes, played, TOGETHER, LAST),
+    }
     return {name: some for name, some in found.items() if some}
+
+
+def _specialists(
+    asked: Asked, played: Sequence[Game], protocol: Protocol, folder: Path, setting: Setting
+) -> dict[str, Scores]:
+    """Models of one game each, together as one agent."""
+    found: dict[str, list[float]] = {}
+    for path in asked.specialists:
+        each = entrant(path, asked.kappa, setting)
+        game = _only_game(path, each)
+        if game not in played or game.name in found or each.method != CQL:
+            what = f"{path} plays {game.name} by {each.method}"
+            raise UserError(what, "give specialists of CQL, one for each game that is played")
+        found |= measure([each], [game], protocol, folder, setting)[each.name]
+    return {SPECIALIST_OFFLINE: found} if found else {}
+
+
+def _only_game(path: Path, each: Entrant) -> Game:
+    if len(each.trained_on) != 1:
+        what = f"{path} was trained on {len(each.trained_on)} games: {', '.join(each.trained_on) or 'it names none'}"
+        raise UserError(what, "give models of one game each")
+    return games.named(each.trained_on[0])
 
 
 def _log_rows(paths: Sequence[Path], played: Sequence[Game]) -> list[Row]:
@@ -218,7 +256,7 @@ def _agent_tables(
         {"agent": name, "method": name, **_summary(each, seed), "paper": PRINTED[name]} for name, each in logged.items()
     ]
     here = {row["method"] for row in rows}
-    printed = {name: value for name, value in {**PRINTED, **PRINTED_ALONE}.items() if name not in here}
+    printed = {name: value for name, value in PRINTED.items() if name not in here}
     rows += [{"agent": name, "method": name, "paper": value} for name, value in printed.items()]
     everyone = {**measured, **logged}
     by_game = [{"agent": name, **row} for name, each in everyone.items() for row in scores.game_rows(each)]
@@ -278,10 +316,7 @@ def _held_out(asked: Asked, protocol: Protocol, folder: Path, setting: Setting) 
     for began, paths in (("pre-trained", asked.tuned), ("scratch", asked.scratch)):
         for path in paths:
             each = entrant(path, asked.kappa, setting)
-            if len(each.trained_on) != 1:
-                what = f"{path} was trained on {len(each.trained_on)} games: {', '.join(each.trained_on) or 'it names none'}"
-                raise UserError(what, "give fine-tuned models, of one held-out game each")
-            game = games.named(each.trained_on[0])
+            game = _only_game(path, each)
             key = (each.method, each.facts["parameters"], began)
             if game.name in together.get(key, {}):
                 what = f"{path} is the second {each.method} of {key[1]:,} parameters for {game.name} ({began})"
@@ -414,18 +449,17 @@ def _bars(agents: Sequence[Row]) -> list[Bar]:
     """The paper's seven, in its order, with ours where we have them."""
     known = {row["method"]: row for row in agents if row.get("paper") is not None}
     labels = {
-        SPECIALIST: (f"{SPECIALIST}\n(the paper's: DQN)", False),
-        "BCQ, one agent a game": ("BCQ, one agent a game", False),
+        SPECIALIST: ("PPO, one agent a game, online\n(the paper's: DQN)", False),
+        SPECIALIST_OFFLINE: ("CQL, one agent a game, offline\n(the paper's: BCQ)", False),
         DECISION: ("multi-game decision transformer", True),
         CLONING: ("multi-game behaviour cloning", True),
-        "DQN (IMPALA), online": ("multi-game DQN (IMPALA), online", True),
-        CQL: ("multi-game CQL (IMPALA), offline", True),
+        ONLINE: ("multi-game PPO, online\n(the paper's: DQN of IMPALA's network)", True),
+        CQL: ("multi-game CQL of IMPALA's network", True),
     }
     bars = []
     for method, (label, multi_game) in labels.items():
         row = known.get(method, {})
-        printed = PRINTED.get(method, PRINTED_ALONE.get(method))
-        bars.append(Bar(label, multi_game, row.get("iqm"), row.get("low"), row.get("high"), printed))
+        bars.append(Bar(label, multi_game, row.get("iqm"), row.get("low"), row.get("high"), PRINTED[method]))
     return bars
 
 

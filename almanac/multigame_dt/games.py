@@ -10,9 +10,8 @@ from pathlib import Path
 
 from almanac.runtime.errors import UserError
 
-ACTIONS = (
-    18  # the full action set of the Arcade Learning Environment, in its order: NOOP, FIRE, UP, RIGHT, LEFT, DOWN, …
-)
+ACTIONS = 18
+"""The full set of the Arcade Learning Environment, in its order: NOOP, FIRE, UP, RIGHT, LEFT, DOWN, …"""
 ACTION_NAMES = (
     "NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT",
     "UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE",

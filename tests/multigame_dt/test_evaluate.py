@@ -129,7 +129,11 @@ def test_the_papers_numbers_stand_beside_the_largest_of_each_method_and_what_is_
     paper = {name: row["paper"] for name, row in rows.items()}
     assert (paper["large"], paper["cloned"], paper["valued"]) == (1.26, 0.68, 0.38)
     assert paper["small"] is None and paper[cells.RANDOM] is None
-    assert (paper[evaluate.SPECIALIST], paper["BCQ, one agent a game"]) == (1.44, 1.35)
+    assert (paper[evaluate.SPECIALIST], paper[evaluate.SPECIALIST_OFFLINE], paper[evaluate.ONLINE]) == (
+        1.44,
+        1.35,
+        0.66,
+    )
     assert rows["large"]["parameters"] > rows["small"]["parameters"]
     assert (rows["large"]["kappa"], rows["cloned"]["kappa"], rows["large"]["action_nll"]) == (10.0, None, 2.5)
 
@@ -160,18 +164,31 @@ def test_what_models_learnt_from_has_rows_of_its_own(models, tmp_path):
     boxing, pong = (games.named(name) for name in ("Boxing", "Pong"))
     episodes = [Episode(boxing, bytes(100), float(n), agent="ppo", quality=n / 9) for n in range(10)]
     logs.write(tmp_path / "log.jsonl.gz", [*episodes, Episode(pong, bytes(100), -21.0, agent="random")])
-    asked = Asked((models / "large" / "model.safetensors",), logs=(tmp_path,), games=(boxing,), parts=("agents",))
+    together = [Episode(boxing, bytes(100), 6.1, agent="multi-game-ppo", quality=1.0)]
+    logs.write(tmp_path / "together.jsonl.gz", together)
+    network = checkpoint.load_weights(models / "valued.safetensors", "multigame_dt")
+    checkpoint.save_weights(tmp_path / "alone.safetensors", network[0], {**network[1], "games": ["Boxing"]})
+    asked = Asked(
+        (models / "large" / "model.safetensors",),
+        specialists=(tmp_path / "alone.safetensors",),
+        logs=(tmp_path,),
+        games=(boxing,),
+        parts=("agents",),
+    )
     found = evaluate.evaluate(asked, Protocol(episodes=1, cap=2), tmp_path / "cells")
-    (row,) = found["logs"]
+    row, _ = found["logs"]
     assert (row["game"], row["by"], row["episodes"], row["steps"], row["mean"], row["best"], row["at_the_end"]) == (
         "Boxing", "ppo", 10, 1000, 4.5, 9.0, 9.0
     )  # fmt: skip
     whole = (tmp_path / "log.jsonl.gz").stat().st_size
     assert row["bytes_per_step"] == pytest.approx(whole / 1100, rel=1e-4)
     said = {each["agent"]: each.get("iqm") for each in found["agents"]}
-    assert said[evaluate.DATA] == pytest.approx(4.4 / 12, rel=1e-4) and said[evaluate.SPECIALIST] == pytest.approx(
-        8.9 / 12, rel=1e-4
-    )
+    wanted = {evaluate.DATA: 4.4 / 12, evaluate.SPECIALIST: 8.9 / 12, evaluate.ONLINE: 0.5}
+    assert {name: said[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+    assert said[evaluate.SPECIALIST_OFFLINE] is not None
+    with pytest.raises(UserError, match="specialists of CQL"):
+        wrong = replace(asked, specialists=(models / "tuned-pong.safetensors",))
+        evaluate.evaluate(wrong, Protocol(episodes=1, cap=2), tmp_path / "cells")
 
 
 def test_models_that_do_not_belong_into_a_table_are_refused(models, tmp_path):

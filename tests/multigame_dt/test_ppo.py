@@ -81,7 +81,7 @@ def test_the_policy_begins_uniform_and_sees_where_pixels_are() -> None:
 
 
 def test_an_update_makes_rewarded_actions_likelier(tmp_path: Path) -> None:
-    training = ppo.Training(GAME, tmp_path, ppo.Recipe(steps=10_000, consoles=2, rollout=64, minibatch=32), seed=1)
+    training = ppo.Training([GAME], tmp_path, ppo.Recipe(steps=10_000, consoles=2, rollout=64, minibatch=32), seed=1)
     rollout = some_rollout(64, 2, torch.Generator().manual_seed(4))
     rollout = rollout._replace(rewards=(rollout.actions == 2).float(), values=torch.zeros(65, 2))
     seen = rollout.seen.flatten(0, 1)
@@ -92,7 +92,7 @@ def test_an_update_makes_rewarded_actions_likelier(tmp_path: Path) -> None:
 
 
 def test_a_console_shows_its_last_four_frames(tmp_path: Path) -> None:
-    training = ppo.Training(GAME, tmp_path, SMALL)
+    training = ppo.Training([GAME], tmp_path, SMALL)
     console = training.in_progress[0]
     frames = [console.emulator.frame()]
     assert not console.seen[..., :3].any()
@@ -103,7 +103,7 @@ def test_a_console_shows_its_last_four_frames(tmp_path: Path) -> None:
 
 
 def test_every_game_is_logged_and_replays(tmp_path: Path) -> None:
-    learnt = ppo.learn(GAME, tmp_path, SMALL)
+    learnt = ppo.learn([GAME], tmp_path, SMALL)
     episodes = list(logs.read(ppo.log_path(tmp_path, GAME)))
     replays = [logs.replay(each) for each in episodes]
     assert learnt.episodes == len(episodes) >= SMALL.consoles
@@ -112,47 +112,70 @@ def test_every_game_is_logged_and_replays(tmp_path: Path) -> None:
     assert [each.quality for each in episodes] == sorted(each.quality for each in episodes)
     assert episodes[-1].quality == 1.0
     assert len({each.noops for each in episodes}) > 1
-    assert learnt.score == pytest.approx(np.mean([each.score for each in episodes[-20:]]))
+    assert learnt.scores[GAME.name] == pytest.approx(np.mean([each.score for each in episodes[-20:]]))
 
 
 def test_a_killed_run_goes_on_to_the_same_log(tmp_path: Path) -> None:
-    ppo.learn(GAME, tmp_path / "whole", SMALL, seed=5)
-    training = ppo.Training(GAME, tmp_path / "killed", SMALL, seed=5)
+    ppo.learn([GAME], tmp_path / "whole", SMALL, seed=5)
+    training = ppo.Training([GAME], tmp_path / "killed", SMALL, seed=5)
     training.go_on(0.0)
     training.save()
     while training.episodes < 2:  # and of these nothing is saved
         training.go_on(0.0)
     assert ppo.log_path(tmp_path / "killed", GAME).stat().st_size > 0
     del training
-    learnt = ppo.learn(GAME, tmp_path / "killed", SMALL, seed=5, resume=True)
+    learnt = ppo.learn([GAME], tmp_path / "killed", SMALL, seed=5, resume=True)
     whole, killed = (ppo.log_path(tmp_path / name, GAME).read_bytes() for name in ("whole", "killed"))
     assert whole == killed
-    assert ppo.learn(GAME, tmp_path / "killed", SMALL, seed=5, resume=True) == learnt  # there is nothing left to do
+    assert ppo.learn([GAME], tmp_path / "killed", SMALL, seed=5, resume=True) == learnt  # there is nothing left to do
+
+
+def test_one_agent_learns_several_games_by_the_full_set_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    games = [GAME, named("RoadRunner")]
+    small = ppo.Recipe(**{**vars(SMALL), "consoles": 4})
+    learnt = ppo.learn(games, tmp_path / "whole", small, seed=3)
+    assert set(learnt.scores) == {game.name for game in games}
+    training = ppo.Training(games, tmp_path / "killed", small, seed=3)
+    assert len(training.actions) == 18 and [each.game for each in training.in_progress] == games * 2
+    while training.steps < small.steps // 2:
+        training.go_on(0.0)
+    training.save()
+    training.go_on(0.0)
+    del training  # what it did since is lost
+    ppo.learn(games, tmp_path / "killed", small, seed=3, resume=True)
+    for game in games:
+        whole, killed = (ppo.log_path(tmp_path / name, game, ppo.TOGETHER) for name in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes()
+        for each in logs.read(whole):
+            assert (each.agent, each.game) == (ppo.TOGETHER, game)
+            assert logs.replay(each).over
+    with pytest.raises(UserError, match="2 consoles can't play 3 games"):
+        ppo.Training([*games, named("Pong")], tmp_path / "few", SMALL)
 
 
 def test_a_run_that_is_told_to_stop_saves_first(tmp_path: Path) -> None:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(Interrupted):
-        ppo.learn(GAME, tmp_path / "stopped", ppo.Recipe(**{**vars(SMALL), "steps": 10**9}), seed=6)
+        ppo.learn([GAME], tmp_path / "stopped", ppo.Recipe(**{**vars(SMALL), "steps": 10**9}), seed=6)
     assert (tmp_path / "stopped" / "breakout.ppo.pt").exists()
     with pytest.raises(RunFailed, match="begun with"):
-        ppo.learn(GAME, tmp_path / "stopped", SMALL, seed=6, resume=True)
+        ppo.learn([GAME], tmp_path / "stopped", SMALL, seed=6, resume=True)
 
 
 def test_a_run_is_not_begun_over_another(tmp_path: Path) -> None:
-    training = ppo.Training(GAME, tmp_path, SMALL)
+    training = ppo.Training([GAME], tmp_path, SMALL)
     training.save()
     with pytest.raises(UserError, match="already holds"):
-        ppo.Training(GAME, tmp_path, SMALL)
+        ppo.Training([GAME], tmp_path, SMALL)
     with pytest.raises(UserError, match="minibatches"):
-        ppo.Training(GAME, tmp_path / "other", ppo.Recipe(consoles=3, minibatch=256))
+        ppo.Training([GAME], tmp_path / "other", ppo.Recipe(consoles=3, minibatch=256))
 
 
 def test_a_run_whose_log_lost_episodes_is_not_gone_on_with(tmp_path: Path) -> None:
-    training = ppo.Training(GAME, tmp_path, SMALL)
+    training = ppo.Training([GAME], tmp_path, SMALL)
     while not training.episodes:
         training.go_on(0.0)
     training.save()
-    os.truncate(training.log, 10)
+    os.truncate(training.logs[GAME], 10)
     with pytest.raises(RunFailed, match="lacks episodes"):
-        ppo.Training(GAME, tmp_path, SMALL, resume=True)
+        ppo.Training([GAME], tmp_path, SMALL, resume=True)

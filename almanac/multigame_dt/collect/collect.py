@@ -22,8 +22,9 @@ from almanac.runtime import checkpoint, console
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
 from almanac.runtime.stopping import stop_signals
 
-LEARNING = "ppo"
-AGENTS = (random.AGENT, *planner.PLANNERS, LEARNING)
+LEARNING = ("ppo", "multi-game-ppo")
+"""Who learns: one agent for each game, or one for all of them."""
+AGENTS = (random.AGENT, *planner.PLANNERS, *LEARNING)
 INDEX = "index.json"
 
 _SLICE = 2.0  # s that an agent learns before it tells how far it is
@@ -46,7 +47,7 @@ def collect(
     Args:
         games: which.
         agent: one of `AGENTS`.
-        steps: of each game, at least; of PPO those that it learns for.
+        steps: of each game, at least; of PPO those that it learns for, of one for several games so many times their number.
         out: the folder.
         qualities: of a planner, which take turns; None: all of `planner.QUALITIES`.
         seed: of no-ops, of what is tried, of weights.
@@ -70,12 +71,13 @@ def collect(
             what = f"{out} already holds play of {agent} in {line.game.name}"
             raise UserError(what, "go on with --resume, or choose another --out")
     _remember(out, lines, {"seed": seed, "qualities": list(qualities)})
+    groups = [games] if agent == LEARNING[1] else [[game] for game in games]
     with (
         stop_signals() as stopped,
-        hired(processes, cluster_address, len(games) if agent == LEARNING else None) as team,
+        hired(processes, cluster_address, len(groups) if agent in LEARNING else None) as team,
     ):
-        if agent == LEARNING:
-            _learn(team, lines, steps, out, seed, stopped)
+        if agent in LEARNING:
+            _learn(team, groups, steps, out, seed, stopped)
         else:
             _play(team, lines, agent, qualities, steps, seed, stopped)
     return index(out)
@@ -246,24 +248,28 @@ def _play(
                 raise Interrupted("stopped; the episodes that were over are logged", "go on with --resume")
 
 
-def _learn(team: Team, lines: Sequence[_Line], steps: int, out: Path, seed: int, stopped: Sequence[float]) -> None:
-    """Trainings: a worker has one until it is finished."""
-    waiting = deque(lines)
-    with console.progress(f"learning, {LEARNING}", steps * len(lines), "steps") as advance:
+def _learn(
+    team: Team, groups: Sequence[list[Game]], steps: int, out: Path, seed: int, stopped: Sequence[float]
+) -> None:
+    """Trainings, each of the games that one agent learns: a worker has one until it is finished."""
+    waiting, known = deque(groups), [0] * len(groups)
+    total = steps * sum(map(len, groups))
+    with console.progress("learning, PPO", total, "steps") as advance:
         while waiting or team.busy:
             while waiting and team.idle and not stopped:
-                line = waiting.popleft()
-                team.idle[0].ask(line, "learn", line.game, out, steps, seed, _SLICE)
+                games = waiting.popleft()
+                team.idle[0].ask(games, "learn", games, out, steps, seed, _SLICE)
             for member, learnt in team.answers():
                 if learnt is None:  # it was saved
                     continue
-                line, (done, finished, note) = member.task, learnt
-                advance(min(done, steps) - line.steps, f"{line.game.name}: {note}")
-                line.steps = min(done, steps)
+                games, (done, finished, note) = member.task, learnt
+                number, done = groups.index(games), min(done, steps * len(games))
+                advance(done - known[number], note)
+                known[number] = done
                 if not finished and not stopped:
-                    member.ask(line, "learn", line.game, out, steps, seed, _SLICE)
+                    member.ask(games, "learn", games, out, steps, seed, _SLICE)
                 elif not finished:
-                    member.ask(line, "save")
+                    member.ask(games, "save")
             if stopped and not team.busy:
                 raise Interrupted("stopped; the trainings are saved", "go on with --resume")
 

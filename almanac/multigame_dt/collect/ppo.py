@@ -1,15 +1,16 @@
 """A specialist that learns one game by proximal policy optimisation (Schulman et al. 2017), with all its games logged, from the first
 to the last: what DQN's replay buffers were to the paper (section 3.3), of an agent that takes minutes and not days. Its tricks are those
 that reproduce on Atari (Huang et al. 2022, "The 37 implementation details"), but for sticky actions, which no log could repeat. It computes
-on one core: several games are several processes (`collect`)."""
+on one core: several specialists are several processes (`collect`). Or one agent learns several games at once, the paper's online
+multi-game baseline (section 4.2): the same network, its consoles shared among the games, with the full set of actions."""
 
 import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 from almanac.multigame_dt import logs
 from almanac.multigame_dt.collect.record import NOOPS
 from almanac.multigame_dt.emulator import SIZE, TIME_LIMIT, Emulator
-from almanac.multigame_dt.games import Game, human_normalised
+from almanac.multigame_dt.games import ACTIONS, Game
 from almanac.multigame_dt.logs import Episode
 from almanac.runtime import checkpoint, console, device, stopping
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
 
 AGENT = "ppo"
+TOGETHER = "multi-game-ppo"
+"""Of one that learns several games."""
 STACKED = 4  # frames that the policy sees
 RECENT = 20  # episodes whose mean score is told
 SECONDS_BETWEEN_SAVES = 60.0
@@ -65,15 +68,25 @@ class Recipe:
     """Largest norm of the gradient."""
 
 
+def recipe_for(games: Sequence[Game], steps: int) -> Recipe:
+    """How to learn games, each for so many steps, on two consoles at least.
+
+    Args:
+        games: which.
+        steps: of each.
+    """
+    recipe = Recipe(steps=steps * len(games))
+    return replace(recipe, consoles=max(recipe.consoles, 2 * len(games)))
+
+
 class Learnt(NamedTuple):
     """What came of a training."""
 
     steps: int
     episodes: int
     """All that were played, and logged."""
-    score: float
-    """Mean of the last 20 episodes."""
-    human_normalised: float | None
+    scores: dict[str, float]
+    """By game, the mean of the last 20 episodes."""
 
 
 class Rollout(NamedTuple):
@@ -81,7 +94,7 @@ class Rollout(NamedTuple):
 
     seen: UInt8[Tensor, "steps consoles 84 84 4"]
     actions: Int[Tensor, "steps consoles"]
-    """Places in the game's minimal set."""
+    """Places in the set that it chooses from: a game's minimal one, of several games the full one."""
     log_probabilities: Float[Tensor, "steps consoles"]
     """Of the actions, when they were taken."""
     values: Float[Tensor, "later consoles"]
@@ -92,17 +105,19 @@ class Rollout(NamedTuple):
     """Whether the step lost a life, or the game."""
 
 
-def log_path(out: Path, game: Game) -> Path:
+def log_path(out: Path, game: Game, agent: str = AGENT) -> Path:
     """Where the episodes of a game's training are logged."""
-    return out / f"{game.rom}.{AGENT}{logs.SUFFIX}"
+    return out / f"{game.rom}.{agent}{logs.SUFFIX}"
 
 
-def learn(game: Game, out: Path, recipe: Recipe | None = None, *, seed: int = 0, resume: bool = False) -> Learnt:
-    """Learn a game, and log every episode in `out/ROM.ppo.jsonl.gz`.
+def learn(
+    games: Sequence[Game], out: Path, recipe: Recipe | None = None, *, seed: int = 0, resume: bool = False
+) -> Learnt:
+    """Learn a game, or several at once, and log every episode in `out/ROM.ppo.jsonl.gz`.
 
     Args:
-        game: which.
-        out: folder of the log, and of the run's state (`ROM.ppo.pt`).
+        games: which.
+        out: folder of the logs, and of the run's state.
         recipe: how.
         seed: of weights, no-ops and actions.
         resume: go on with the run that is there, if there is one.
@@ -113,16 +128,18 @@ def learn(game: Game, out: Path, recipe: Recipe | None = None, *, seed: int = 0,
         Interrupted: SIGTERM or Ctrl-C; the run was saved first.
     """
     with _one_thread(), stopping.stop_signals() as stopped:
-        training = Training(game, out, recipe, seed, resume)
+        training = Training(games, out, recipe, seed, resume)
         total = training.recipe.steps
-        with console.progress(f"{game.name}, PPO", total, "steps", training.steps) as advance:
+        with console.progress(f"{training.name}, PPO", total, "steps", training.steps) as advance:
             while not training.finished:
                 before = training.steps
                 training.go_on(0.0)
                 advance(training.steps - before, training.note())
                 if stopped:
                     training.save()
-                    raise Interrupted(f"stopped after {training.steps:,} steps of {game.name}", "go on with --resume")
+                    raise Interrupted(
+                        f"stopped after {training.steps:,} steps of {training.name}", "go on with --resume"
+                    )
     return training.learnt()
 
 
@@ -212,8 +229,8 @@ class Training:
     that are in progress when all steps are done are played to their end, by the policy as it is then.
 
     Args:
-        game: which.
-        out: folder of the log and of the state.
+        games: which; consoles take them in turn.
+        out: folder of the logs and of the state.
         recipe: how.
         seed: of weights, no-ops and actions.
         resume: go on with the run that is there, if there is one.
@@ -223,33 +240,45 @@ class Training:
         RunFailed: that run is another one.
     """
 
-    def __init__(self, game: Game, out: Path, recipe: Recipe | None = None, seed: int = 0, resume: bool = False):
+    def __init__(
+        self, games: Sequence[Game], out: Path, recipe: Recipe | None = None, seed: int = 0, resume: bool = False
+    ):
         recipe = recipe or Recipe()
         batch = recipe.consoles * recipe.rollout
         if min(recipe.steps, recipe.consoles, recipe.rollout, recipe.minibatch) < 1 or batch % recipe.minibatch:
             what = f"a rollout of {recipe.consoles} × {recipe.rollout} steps isn't made of minibatches of {recipe.minibatch}"
             raise UserError(what, "give numbers from 1 on, the last a divisor of the product of the others")
-        self._saved_in = out / f"{game.rom}.{AGENT}.pt"
-        self.log = log_path(out, game)
-        if not resume and (self._saved_in.exists() or self.log.exists()):
-            what = f"{out} already holds a training in {game.name}"
+        if recipe.consoles < len(games):
+            what = f"{recipe.consoles} consoles can't play {len(games)} games"
+            raise UserError(what, "give as many consoles as games, or more")
+        self.games, self.recipe, self.seed = tuple(games), recipe, seed
+        self.agent = AGENT if len(games) == 1 else TOGETHER
+        self.logs = {game: log_path(out, game, self.agent) for game in games}
+        self._saved_in = out / (f"{games[0].rom}.{AGENT}.pt" if len(games) == 1 else f"{TOGETHER}.pt")
+        if not resume and (self._saved_in.exists() or any(log.exists() for log in self.logs.values())):
+            what = f"{out} already holds a training in {self.name}"
             raise UserError(what, "go on with --resume, or choose another --out")
-        self.game, self.recipe, self.seed = game, recipe, seed
         self.generator = torch.Generator().manual_seed(seed)
-        self.in_progress = [_Console(game) for _ in range(recipe.consoles)]
-        self.actions = self.in_progress[0].actions
+        self.in_progress = [_Console(games[number % len(games)]) for number in range(recipe.consoles)]
+        self.actions = self.in_progress[0].emulator.actions if len(games) == 1 else tuple(range(ACTIONS))
         self.network = Network(len(self.actions), self.generator)
         self.adam = torch.optim.Adam(self.network.parameters(), recipe.rate, eps=_ADAM_EPSILON, fused=True)
         self.steps = self.episodes = 0
-        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.recent: dict[Game, deque[float]] = {game: deque(maxlen=RECENT) for game in games}
         self._seen = torch.empty(recipe.rollout, recipe.consoles, SIZE, SIZE, STACKED, dtype=torch.uint8)
         self._last_saved = time.monotonic()
         if self._saved_in.exists():
             self._load(checkpoint.load_state(self._saved_in))
         else:
-            self.log.unlink(missing_ok=True)
+            for log in self.logs.values():
+                log.unlink(missing_ok=True)
             for each in self.in_progress:
                 each.start(self._noops())
+
+    @property
+    def name(self) -> str:
+        """Of what is learnt."""
+        return self.games[0].name if len(self.games) == 1 else f"{len(self.games)} games"
 
     @property
     def finished(self) -> bool:
@@ -289,9 +318,9 @@ class Training:
             "generator": self.generator.get_state(),
             "steps": self.steps,
             "episodes": self.episodes,
-            "recent": list(self.recent),
-            "in_progress": [(each.noops, bytes(each.taken).hex()) for each in self.in_progress],
-            "logged": _on_disk(self.log),
+            "recent": {game.rom: list(scores) for game, scores in self.recent.items()},
+            "in_progress": [(each.game.rom, each.noops, bytes(each.taken).hex()) for each in self.in_progress],
+            "logged": {game.rom: _on_disk(log) for game, log in self.logs.items()},
         }
         checkpoint.save_state(self._saved_in, state)
         self._last_saved = time.monotonic()
@@ -339,35 +368,40 @@ class Training:
                 now.backward()
                 norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.norm)
                 if not math.isfinite(float(norm)):
-                    what = f"after {self.steps:,} steps of {self.game.name} the loss isn't finite"
+                    what = f"after {self.steps:,} steps of {self.name} the loss isn't finite"
                     raise RunFailed(what, "the last state is from before; begin anew with a lower rate")
                 self.adam.step()
 
     def note(self) -> str:
         """How well it plays."""
-        return f"score {np.mean(self.recent):.4g}" if self.recent else ""
+        return ", ".join(f"{game.name} {np.mean(scores):.4g}" for game, scores in self.recent.items() if scores)
 
     def learnt(self) -> Learnt:
         """What came of it."""
-        score = float(np.mean(self.recent))
-        return Learnt(self.steps, self.episodes, score, human_normalised(self.game, score))
+        scores = {game.name: float(np.mean(scores)) for game, scores in self.recent.items() if scores}
+        return Learnt(self.steps, self.episodes, scores)
 
     def _load(self, state: dict[str, Any]) -> None:
         """Go on from a state: what was logged after it will be played again."""
         if state["run"] != self._run():
             what = f"the training that is there was begun with {state['run']}, not {self._run()}"
             raise RunFailed(what, "resume with the options that it was begun with")
-        if _on_disk(self.log) < state["logged"]:
-            raise RunFailed(f"{self.log} lacks episodes that the training had logged", "bring it back, or begin anew")
-        if self.log.exists():
-            os.truncate(self.log, state["logged"])
+        for game, log in self.logs.items():
+            logged = state["logged"][game.rom]
+            if _on_disk(log) < logged:
+                raise RunFailed(f"{log} lacks episodes that the training had logged", "bring it back, or begin anew")
+            if log.exists():
+                os.truncate(log, logged)
         self.network.load_state_dict(state["network"])
         self.adam.load_state_dict(state["adam"])
         self.generator.set_state(state["generator"])
         self.steps, self.episodes = state["steps"], state["episodes"]
-        self.recent.extend(state["recent"])
-        self.in_progress = self.in_progress[: len(state["in_progress"])]
-        for each, (noops, taken) in zip(self.in_progress, state["in_progress"], strict=True):
+        for game, scores in self.recent.items():
+            scores.extend(state["recent"][game.rom])
+        left = state["in_progress"]
+        by_rom = {game.rom: game for game in self.games}
+        self.in_progress = [_Console(by_rom[rom]) for rom, _, _ in left]
+        for each, (_, noops, taken) in zip(self.in_progress, left, strict=True):
             each.start(noops, bytes.fromhex(taken))
 
     def _play_on(self) -> None:
@@ -393,24 +427,23 @@ class Training:
     def _log(self, each: "_Console") -> None:
         quality = min(1.0, self.steps / self.recipe.steps)
         score = each.emulator.score
-        logs.append(self.log, Episode(self.game, bytes(each.taken), score, each.noops, AGENT, quality))
+        logs.append(self.logs[each.game], Episode(each.game, bytes(each.taken), score, each.noops, self.agent, quality))
         self.episodes += 1
-        self.recent.append(score)
+        self.recent[each.game].append(score)
 
     def _noops(self) -> int:
         return int(torch.randint(NOOPS + 1, (), generator=self.generator))
 
     def _run(self) -> dict[str, Any]:
-        return {"game": self.game.rom, "seed": self.seed, **asdict(self.recipe)}
+        return {"game": "+".join(game.rom for game in self.games), "seed": self.seed, **asdict(self.recipe)}
 
 
 class _Console:
     """A game in progress: what was done in it, and what is seen."""
 
     def __init__(self, game: Game):
-        self.emulator = Emulator(game)
+        self.game, self.emulator = game, Emulator(game)
         self.start(0)
-        self.actions = self.emulator.actions
 
     def start(self, noops: int, taken: bytes = b"") -> None:
         """Begin a game, and bring it to where some actions bring it."""

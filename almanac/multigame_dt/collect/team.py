@@ -115,12 +115,12 @@ class Hand:
         """Whether an episode comes to its score."""
         logs.replay(episode)
 
-    def learn(self, game: Game, out: Path, steps: int, seed: int, seconds: float) -> tuple[int, bool, str]:
+    def learn(self, games: Sequence[Game], out: Path, steps: int, seed: int, seconds: float) -> tuple[int, bool, str]:
         """Learn for some time: to how many steps it has come, whether that is all, and how well it plays."""
         from almanac.multigame_dt.collect import ppo
 
-        if self._training is None or self._training.game != game:
-            self._training = ppo.Training(game, out, ppo.Recipe(steps=steps), seed, resume=True)
+        if self._training is None or self._training.games != tuple(games):
+            self._training = ppo.Training(games, out, ppo.recipe_for(games, steps), seed, resume=True)
         self._training.go_on(seconds)
         return self._training.steps, self._training.finished, self._training.note()
 
