@@ -156,7 +156,8 @@ def train(
         "seed": seed,
     }
     prior = degrade.fit_prior(images.batch(slice(None, 20_000)))
-    tensors = {f"model.{name}": _compact(tensor) for name, tensor in fitted.weights.items()}
+    # Restored images do not show what bfloat16 leaves out (docs/log.md: nor what eight bits do).
+    tensors = {f"model.{name}": tensor for name, tensor in checkpoint.in_sixteen_bits(fitted.weights).items()}
     tensors |= {f"prior.{name}": tensor for name, tensor in prior.items()}
     if console.is_main_process():
         checkpoint.save_weights(Path(out) / "model.safetensors", tensors, facts)
@@ -234,8 +235,3 @@ def _validation(
     images = held_out.batch(slice(None, 256)).to(device.resolve(device_name))
     loss = restoration_loss(degrade)
     return lambda model: loss(model, images, torch.Generator().manual_seed(seed)).item()
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """Half the bytes, at a precision that restored images do not show (docs/log.md: nor do eight bits)."""
-    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor

@@ -302,7 +302,8 @@ def train(
         **provenance(play, part, preset, fitted, began, seed),
     }
     if console.is_main_process():
-        checkpoint.save_weights(Path(out) / "model.safetensors", network.state_dict(), facts)
+        weights = checkpoint.in_sixteen_bits(network.state_dict())
+        checkpoint.save_weights(Path(out) / "model.safetensors", weights, facts)
     return facts
 
 

@@ -21,7 +21,7 @@ from almanac.multigame_dt.learner import Learner
 from almanac.multigame_dt.model import SIZES, DecisionTransformer, Dimensions
 from almanac.multigame_dt.tokens import RETURNS, REWARDS
 from almanac.multigame_dt.windows import Batch, Windows
-from almanac.runtime import console, device
+from almanac.runtime import checkpoint, console, device
 from almanac.runtime.errors import UserError
 from almanac.runtime.fit import FitConfig, Fitted, fit
 
@@ -179,7 +179,8 @@ def train(
     nll = None if test is None else {name: round(each, 4) for name, each in surprise(learner, test).items()}
     facts = {"nll": nll, **provenance(play, part, preset, fitted, began, seed)}
     if console.is_main_process():
-        published.save(Path(out) / "model.safetensors", model, facts)
+        weights = checkpoint.in_sixteen_bits(model.state_dict())
+        published.save(Path(out) / "model.safetensors", model, facts, weights)
     return facts
 
 

@@ -121,6 +121,15 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
     write_atomic(path, lambda file: file.write(blob))
 
 
+def in_sixteen_bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in half their bytes: numbers become bfloat16.
+
+    Args:
+        tensors: name → tensor; whole numbers stay as they are.
+    """
+    return {name: each.bfloat16() if each.is_floating_point() else each for name, each in tensors.items()}
+
+
 def in_eight_bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights in half their bytes: each bfloat16 matrix or kernel becomes int8, with one float32 scale for each output
     (`NAME.scale`), so that no number is off by more than 1/254 of the largest of its output. Where many outputs have the same weights, as

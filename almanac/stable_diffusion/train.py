@@ -208,7 +208,7 @@ def train_autoencoder(
         facts = {**about, "decoder": made}
         named = {**checkpoint.load_weights(start, models.SYSTEM)[0], **named}
     if console.is_main_process():
-        checkpoint.save_weights(Path(out) / "model.safetensors", _compact(named), facts)
+        checkpoint.save_weights(Path(out) / "model.safetensors", checkpoint.in_sixteen_bits(named), facts)
     return {**facts, **made}
 
 
@@ -339,7 +339,7 @@ def train(
         whole.autoencoder.load_state_dict(first.state_dict())
         whole.unet.load_state_dict(learner.unet.state_dict())
         whole.text_encoder.load_state_dict(learner.text_encoder.state_dict())
-        checkpoint.save_weights(Path(out) / "model.safetensors", _compact(whole.state_dict()), facts)
+        checkpoint.save_weights(Path(out) / "model.safetensors", checkpoint.in_sixteen_bits(whole.state_dict()), facts)
     return facts
 
 
@@ -531,8 +531,3 @@ def how_made(fitted: Fitted, batch: int, seed: int) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seed": seed,
     }
-
-
-def _compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Half the bytes."""
-    return {name: each.to(torch.bfloat16) if each.is_floating_point() else each for name, each in tensors.items()}
