@@ -29,15 +29,16 @@ PRECISIONS = ("auto", "int8", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class Sampler:
-    """How returns and actions are drawn from what the model expects. As in the released code, κ comes first, then the percentile, then the
-    temperature, and its "temperature" multiplies."""
+    """How returns and actions are drawn from what the model expects. As in the released code the "temperature" multiplies. The percentile
+    comes before κ, which is then among what the model holds possible: a model that saw few windows leaves a ten-thousandth to returns
+    that no game came to, and κ = 10 makes them likely (docs/log.md). The released code has the other order, but never uses both."""
 
     kappa: float = 10.0
     """How much an expert prefers high returns: the log-probability of the highest gains so much on that of the lowest (footnote 4)."""
     samples: int = 1
     """Returns that are drawn, of which the highest counts."""
     return_percentile: float | None = None
-    """Only returns whose logits lie above this percentile of all are drawn."""
+    """Only returns whose logits, before κ, lie above this percentile of all are drawn."""
     return_sharpness: float = 1.0
     """What logits of returns are multiplied by: one over the temperature."""
     action_percentile: float | None = None
@@ -67,8 +68,8 @@ class Sampler:
         Args:
             logits: of the first step's return.
         """
-        tilted = logits + self.kappa * np.linspace(0, 1, RETURNS)
-        once = _probabilities(tilted, self.return_percentile, self.return_sharpness)
+        tilted = _above(logits, self.return_percentile) + self.kappa * np.linspace(0, 1, RETURNS)
+        once = _probabilities(tilted, self.return_sharpness)
         below = once.cumsum(-1) ** self.samples  # that the highest of so many is not above
         return np.diff(below, axis=-1, prepend=0.0)
 
@@ -78,7 +79,7 @@ class Sampler:
         Args:
             logits: of the last step's action.
         """
-        return _probabilities(logits, self.action_percentile, self.action_sharpness)
+        return _probabilities(_above(logits, self.action_percentile), self.action_sharpness)
 
 
 PAPER = Sampler(return_percentile=85.0, action_percentile=50.0)
@@ -201,7 +202,7 @@ class Agent:
             tokens = predicted = aimed = None
             if prefix.returns is not None:
                 logits = _on_cpu(prefix.returns)
-                predicted, aimed = _probabilities(logits, None, 1.0), self.sampler.returns(logits)
+                predicted, aimed = _probabilities(logits, 1.0), self.sampler.returns(logits)
                 tokens = _drawn(aimed, draws[:, 0])
             shown = None if tokens is None else self._sent(tokens)
             chances = self.sampler.actions(_on_cpu(self._model.rest(prefix, window[:, 1:], shown, *context)))
@@ -239,15 +240,17 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(count)
 
 
-def _probabilities(
-    logits: Float[np.ndarray, "*batch kinds"], percentile: float | None, sharpness: float
-) -> Float[np.ndarray, "*batch kinds"]:
-    """Of each kind, of those whose logits are above a percentile; the likeliest is always among them."""
+def _above(logits: Float[np.ndarray, "*batch kinds"], percentile: float | None) -> Float[np.ndarray, "*batch kinds"]:
+    """Those above a percentile; the likeliest is always among them."""
+    if percentile is None:
+        return logits
+    above = logits > np.percentile(logits, percentile, axis=-1, keepdims=True)
+    return np.where(above | (logits == logits.max(-1, keepdims=True)), logits, -np.inf)
+
+
+def _probabilities(logits: Float[np.ndarray, "*batch kinds"], sharpness: float) -> Float[np.ndarray, "*batch kinds"]:
     highest = logits.max(-1, keepdims=True)
-    weights = np.exp(sharpness * (logits - highest))
-    if percentile is not None:
-        above = logits > np.percentile(logits, percentile, axis=-1, keepdims=True)
-        weights = weights * (above | (logits == highest))
+    weights = np.exp(sharpness * (logits - highest)) if sharpness else np.isfinite(logits).astype(float)
     return weights / weights.sum(-1, keepdims=True)
 
 

@@ -150,7 +150,7 @@ def test_a_training_writes_a_model_that_play_opens_and_fine_tuning_goes_on_from(
     assert set(facts["nll"]) == {"actions", "rewards"} | ({"returns"} if returns else set())
     test = [Windows(PLAY.held_out()[1], 128, 0, [1.0, 1.0])(0)]
     again = recipe.surprise(Learner(found), test)
-    assert facts["nll"] == {name: pytest.approx(each, abs=1e-3) for name, each in again.items()}
+    assert facts["nll"] == {name: pytest.approx(each, abs=0.01) for name, each in again.items()}  # in bfloat16
     assert [row["game"] for row in facts["data"]] == ["Boxing", "Pong"] and facts["data"][0]["episodes"] == 20
     other = made((0, 30, True), (0, 30, True), games=("Assault",), seed=1)
     changed = replace(preset(1), model=Dimensions(64, 1, 1))

@@ -61,7 +61,8 @@ class Recipe:
     clip: float = 0.1
     """How far an action's probability may go before it isn't pushed any more, as a part of what it was."""
     entropy: float = 0.01
-    """Weight of the policy's entropy."""
+    """Weight of the policy's entropy, at the beginning; it falls as the rate does, so that what is learned is at last done, and not by
+    chance something else."""
     value: float = 0.5
     """Weight of the values' loss."""
     norm: float = 0.5
@@ -353,9 +354,9 @@ class Training:
         Raises:
             RunFailed: the loss isn't finite.
         """
-        recipe = self.recipe
-        done = (self.steps - rollout.actions.numel()) / recipe.steps
-        self.adam.param_groups[0]["lr"] = recipe.rate * max(0.0, 1 - done)
+        left = max(0.0, 1 - (self.steps - rollout.actions.numel()) / self.recipe.steps)
+        recipe = replace(self.recipe, entropy=self.recipe.entropy * left)
+        self.adam.param_groups[0]["lr"] = recipe.rate * left
         better = advantages(rollout, recipe.gamma, recipe.trace)
         returns = better + rollout.values[:-1]
         parts = [
