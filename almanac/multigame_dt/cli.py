@@ -412,7 +412,7 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
     """Logs, and those in folders."""
     from almanac.multigame_dt import logs
 
-    found = [file for path in paths for file in (sorted(path.glob(f"*{logs.SUFFIX}")) if path.is_dir() else [path])]
+    found = logs.files(paths)
     if not found:
         raise UserError(
             "there are no logs of actions", "name logs or their folder: almanac multigame-dt collect makes some"

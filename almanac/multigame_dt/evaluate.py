@@ -35,8 +35,6 @@ STICKY = 0.25
 """Probability with which a frame repeats the last action in Machado et al. (2018)."""
 LAST = 0.05
 """Of a specialist's steps, which count as its best play."""
-LEARNER, TOGETHER = collect.LEARNING
-"""Who played in the logs of specialists, and of the one that learned all games at once."""
 _BEFORE = 60
 """Steps of play before one that is shown."""
 
@@ -167,18 +165,18 @@ def of_logs(
 
 def _last(episodes: Sequence[Episode], part: float) -> list[Episode]:
     ordered = sorted(episodes, key=lambda each: -each.quality)
-    steps = np.array([len(each.actions) * each.frames_per_action for each in ordered])
+    steps = np.array([each.steps for each in ordered])
     before = np.cumsum(steps) - steps
     return [each for each, start in zip(ordered, before, strict=True) if start < part * steps.sum()]
 
 
 def _of_logs(paths: Sequence[Path], played: Sequence[Game]) -> dict[str, Scores]:
     """The training data, and the best of its specialists."""
-    episodes = [each for file in _files(paths) for each in logs.read(file)]
+    episodes = [each for file in logs.files(paths) for each in logs.read(file)]
     found = {
-        DATA: of_logs([each for each in episodes if each.agent != TOGETHER], played),
-        SPECIALIST: of_logs(episodes, played, LEARNER, LAST),
-        ONLINE: of_logs(episodes, played, TOGETHER, LAST),
+        DATA: of_logs([each for each in episodes if each.agent != collect.TOGETHER], played),
+        SPECIALIST: of_logs(episodes, played, collect.LEARNER, LAST),
+        ONLINE: of_logs(episodes, played, collect.TOGETHER, LAST),
     }
     return {name: some for name, some in found.items() if some}
 
@@ -208,14 +206,14 @@ def _only_game(path: Path, each: Entrant) -> Game:
 def _log_rows(paths: Sequence[Path], played: Sequence[Game]) -> list[Row]:
     """What each log holds of the games that are played."""
     rows = []
-    for file in _files(paths):
+    for file in logs.files(paths):
         by_game: dict[Game, list[Episode]] = {}
         for each in logs.read(file):
             by_game.setdefault(each.game, []).append(each)
         whole = sum(len(each.actions) for episodes in by_game.values() for each in episodes)
         for game, episodes in by_game.items():
             if game in played:
-                count = sum(len(each.actions) * each.frames_per_action // emulator.FRAMES for each in episodes)
+                count = sum(each.steps for each in episodes)
                 found = [each.score for each in episodes]
                 rows.append(
                     {
@@ -234,11 +232,6 @@ def _log_rows(paths: Sequence[Path], played: Sequence[Game]) -> list[Row]:
                     }
                 )
     return rows
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """Logs, and those in folders."""
-    return [file for path in paths for file in (sorted(path.glob(f"*{logs.SUFFIX}")) if path.is_dir() else [path])]
 
 
 def _agent_tables(

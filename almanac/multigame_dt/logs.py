@@ -47,6 +47,11 @@ class Episode:
     emulator: str = ""
     """Its version."""
 
+    @property
+    def steps(self) -> int:
+        """Of an agent; of a game that ended while an action was held it is up to one more than there were."""
+        return len(self.actions) * self.frames_per_action // emulator.FRAMES
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -129,6 +134,15 @@ def write(path: Path, episodes: Sequence[Episode]) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(gzip.compress(b"".join(map(_line, episodes)), 9, mtime=0))
     partial.replace(path)
+
+
+def files(paths: Sequence[Path]) -> list[Path]:
+    """Logs, and those in folders.
+
+    Args:
+        paths: of either.
+    """
+    return [file for path in paths for file in (sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path])]
 
 
 def read(path: Path) -> Iterator[Episode]:

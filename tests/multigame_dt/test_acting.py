@@ -124,6 +124,8 @@ def test_the_papers_sampler_keeps_what_is_strictly_above_a_percentile(logits):
 def test_the_notebooks_temperature_multiplies(logits):
     _, actions = logits
     assert np.allclose(Sampler(action_sharpness=3.0).actions(actions), softmax(3 * actions))
+    blunt = Sampler(action_sharpness=0.0, action_percentile=50.0).actions(actions)
+    assert np.allclose(blunt, (actions > np.median(actions)) / 9)
     assert np.allclose(Sampler(kappa=0.0).returns(logits[0]), softmax(logits[0]))
 
 

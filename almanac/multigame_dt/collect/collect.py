@@ -15,16 +15,15 @@ import numpy as np
 from almanac.multigame_dt import logs
 from almanac.multigame_dt.collect import planner, random
 from almanac.multigame_dt.collect.team import Team, hired
-from almanac.multigame_dt.emulator import FRAMES
 from almanac.multigame_dt.games import Game, human_normalised
 from almanac.multigame_dt.logs import Episode
 from almanac.runtime import checkpoint, console
 from almanac.runtime.errors import Interrupted, RunFailed, UserError
 from almanac.runtime.stopping import stop_signals
 
-LEARNING = ("ppo", "multi-game-ppo")
+LEARNER, TOGETHER = "ppo", "multi-game-ppo"
 """Who learns: one agent for each game, or one for all of them."""
-AGENTS = (random.AGENT, *planner.PLANNERS, *LEARNING)
+AGENTS = (random.AGENT, *planner.PLANNERS, LEARNER, TOGETHER)
 INDEX = "index.json"
 
 _SLICE = 2.0  # s that an agent learns before it tells how far it is
@@ -71,12 +70,12 @@ def collect(
             what = f"{out} already holds play of {agent} in {line.game.name}"
             raise UserError(what, "go on with --resume, or choose another --out")
     _remember(out, lines, {"seed": seed, "qualities": list(qualities)})
-    groups = [games] if agent == LEARNING[1] else [[game] for game in games]
+    groups = [games] if agent == TOGETHER else [[game] for game in games]
     with (
         stop_signals() as stopped,
-        hired(processes, cluster_address, len(groups) if agent in LEARNING else None) as team,
+        hired(processes, cluster_address, len(groups) if agent in (LEARNER, TOGETHER) else None) as team,
     ):
-        if agent in LEARNING:
+        if agent in (LEARNER, TOGETHER):
             _learn(team, groups, steps, out, seed, stopped)
         else:
             _play(team, lines, agent, qualities, steps, seed, stopped)
@@ -146,14 +145,14 @@ def thin(
     everything = [each for episodes in taken.values() for each in episodes]
     with (
         hired(processes, cluster_address) as team,
-        console.progress("replaying", sum(map(_steps, everything)), "steps") as advance,
+        console.progress("replaying", sum(each.steps for each in everything), "steps") as advance,
     ):
         waiting = deque(everything)
         while waiting or team.busy:
             while waiting and team.idle:
                 team.idle[0].ask(waiting[0], "check", waiting.popleft())
             for member, _ in team.answers():
-                advance(_steps(member.task))
+                advance(member.task.steps)
     for path, episodes in taken.items():
         if episodes:
             logs.write(out / path.name, episodes)
@@ -170,7 +169,7 @@ def evenly(episodes: Sequence[Episode], steps: int) -> list[Episode]:
     count = len(episodes)
     while count:
         chosen = [episodes[(2 * number + 1) * len(episodes) // (2 * count)] for number in range(count)]
-        total = sum(map(_steps, chosen))
+        total = sum(each.steps for each in chosen)
         if total <= steps:
             return chosen
         count = min(count - 1, max(1, count * steps // total)) if count > 1 else 0
@@ -197,13 +196,13 @@ class _Line:
         if self.path.exists():
             episodes = list(logs.read(self.path))
             logs.write(self.path, episodes)
-            self.steps, self.written = sum(map(_steps, episodes)), len(episodes)
+            self.steps, self.written = sum(each.steps for each in episodes), len(episodes)
         self.asked = self.written
 
     def wants(self, steps: int) -> bool:
         """Whether an episode more should be asked for, by what the ones before came to."""
         known = self.written + len(self.waiting)
-        come = self.steps + sum(map(_steps, self.waiting.values()))
+        come = self.steps + sum(each.steps for each in self.waiting.values())
         under_way = self.asked - known
         return come + under_way * (come / known if known else 0) < steps
 
@@ -214,7 +213,7 @@ class _Line:
         while self.steps < steps and self.written in self.waiting:
             now = self.waiting.pop(self.written)
             logs.append(self.path, now)
-            self.written, self.steps = self.written + 1, self.steps + _steps(now)
+            self.written, self.steps = self.written + 1, self.steps + now.steps
         return self.steps - before
 
 
@@ -320,16 +319,11 @@ def _write(out: Path, said: dict[str, Any]) -> None:
     checkpoint.write_atomic(out / INDEX, lambda file: file.write(json.dumps(said, indent=1).encode() + b"\n"))
 
 
-def _steps(episode: Episode) -> int:
-    """Of an agent; of a game that ended while an action was held it is up to one more than there were."""
-    return len(episode.actions) * episode.frames_per_action // FRAMES
-
-
 def _summary(game: Game, episodes: Sequence[Episode]) -> dict[str, Any]:
     mean = float(np.mean([each.score for each in episodes]))
     return {
         "episodes": len(episodes),
-        "steps": sum(map(_steps, episodes)),
+        "steps": sum(each.steps for each in episodes),
         "mean": mean,
         "best": max(each.score for each in episodes),
         "human_normalised": human_normalised(game, mean),
