@@ -33,7 +33,7 @@ def run(
     lanes: int = 16,
     seconds: float = 10.0,
     threads: int = 2,
-    trained_size: str = "0.8m",
+    trained_size: str = "1.5m",
     batch: int = 64,
     rounds: int = 5,
     write: bool = False,
@@ -59,7 +59,7 @@ def run(
     """
     device.resolve("cpu")
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "prefix": lambda: _prefix(prefix_size, rounds, seed),
+        "prefix": lambda: [row for games in (1, 4) for row in _prefix(prefix_size, games, rounds, seed)],
         "acting": lambda: _acting(size, lanes, seconds, threads, rounds, seed),
         "training": lambda: training(trained_size, batch, rounds, seed),
     }
@@ -96,13 +96,14 @@ class TwoPasses(nn.Module):
         return self.model(window, shown, *padded).actions[:, -1]
 
 
-def _prefix(size: str, rounds: int, seed: int) -> list[dict[str, Any]]:
-    """One decision after the other, of one game, in float32, by one thread."""
+def _prefix(size: str, games: int, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """One decision after the other, of some games at once, in float32, by one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = DecisionTransformer(SIZES[size]).eval()
-    frames = torch.randint(0, 256, (1, 4, 84, 84), dtype=torch.uint8)
-    later = frames[:, 1:], torch.tensor([60]), torch.randint(0, 18, (1, 3)), torch.randint(0, 4, (1, 3))
+    frames = torch.randint(0, 256, (games, 4, 84, 84), dtype=torch.uint8)
+    context = torch.randint(0, 18, (games, 3)), torch.randint(0, 4, (games, 3))
+    later = frames[:, 1:], torch.full((games,), 60), *context
     engines = {"two whole passes": TwoPasses(model), "cached prefix": model}
 
     def decide(engine: Any) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ def _prefix(size: str, rounds: int, seed: int) -> list[dict[str, Any]]:
 
     whole, cached = (torch.cat(decide(engine), 1) for engine in engines.values())
     seconds: dict[str, list[float]] = {name: [] for name in engines}
-    with console.progress("deciding", rounds, "rounds") as advance:
+    with console.progress(f"deciding in {games} games", rounds, "rounds") as advance:
         for _ in range(rounds):
             for name, engine in engines.items():
                 began = time.process_time()
@@ -123,6 +124,7 @@ def _prefix(size: str, rounds: int, seed: int) -> list[dict[str, Any]]:
     return [
         {
             "size": size,
+            "games_at_once": games,
             "engine": name,
             "cpu_s": round(each, 4),
             "times": round(medians["two whole passes"] / each, 2),

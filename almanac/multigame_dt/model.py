@@ -41,12 +41,13 @@ class Dimensions:
 
 SIZES = {
     "0.8m": Dimensions(128, 4, 2),
+    "1.5m": Dimensions(192, 3, 3),
     "3m": Dimensions(256, 4, 4),
     "10m": Dimensions(512, 4, 8),
     "40m": Dimensions(768, 6, 12),
     "200m": Dimensions(1280, 10, 20),
 }
-"""Models by name: the paper's three, and two that a processor trains."""
+"""Models by name: the paper's three, and three that a processor trains."""
 
 
 class Logits(NamedTuple):

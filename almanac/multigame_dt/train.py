@@ -51,9 +51,9 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        replace(SIZES["0.8m"], dropout=0.0),
+        replace(SIZES["1.5m"], dropout=0.0),
         32,
-        FitConfig(12_000, learning_rate=1e-3, warmup_steps=200, weight_decay=0.01, ema_decay=0.998),
+        FitConfig(18_000, learning_rate=1e-3, warmup_steps=200, weight_decay=0.01, muon=5e-3, ema_decay=0.998),
         crop=0,  # a budget of few passes learns more from pictures as they are (docs/log.md)
         turn=0.0,
     ),
@@ -95,7 +95,7 @@ PRESETS = {
 
 TUNING = {
     "cpu": Preset(
-        replace(SIZES["0.8m"], dropout=0.0),
+        replace(SIZES["1.5m"], dropout=0.0),
         32,
         FitConfig(2_000, learning_rate=5e-4, warmup_steps=50, weight_decay=0.01, ema_decay=0.99, save_every=250),
     ),

@@ -102,6 +102,12 @@ DATA: dict[str, DataSet] = {
         (("scifact/corpus.jsonl.gz", "miniweb/miniweb.tar.xz"),),
         how="put SciFact, ClapNQ, WiCE, CANARD and the mini web",
     ),
+    "block_nerf": DataSet(
+        "block_nerf",
+        "ODbL 1.0 (OpenStreetMap contributors) and PDDL (City of San Francisco) for San Francisco; BSD 2-clause (Mapillary) for Lund",
+        (("sf_alamo_square.json", "sf_mission_bay_third_street.json"),),
+        how="put sf_alamo_square.json and sf_mission_bay_third_street.json",
+    ),
     "racing": DataSet(
         "racing",
         "MIT (fastest-lap), LGPL-3.0 (TUMFTM; centre lines © OpenStreetMap contributors, ODbL)",

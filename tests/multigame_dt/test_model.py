@@ -125,8 +125,8 @@ def test_a_shorter_window_is_the_beginning_of_a_longer_one(dimensions):
 
 @pytest.mark.parametrize(
     "dimensions",
-    [TINY, TINY_BC, SIZES["0.8m"], SIZES["3m"], SIZES["10m"], Dimensions(512, 4, 8, returns=False)],
-    ids=["tiny", "tiny-bc", "0.8m", "3m", "10m", "10m-bc"],
+    [TINY, TINY_BC, SIZES["0.8m"], SIZES["1.5m"], SIZES["3m"], SIZES["10m"], Dimensions(512, 4, 8, returns=False)],
+    ids=["tiny", "tiny-bc", "0.8m", "1.5m", "3m", "10m", "10m-bc"],
 )
 def test_two_halves_come_to_what_two_whole_passes_do(dimensions):
     model, window = made(dimensions), windows(2)

@@ -1,0 +1,1 @@
+"""Photos with poses, from whatever a user has."""

@@ -1,0 +1,1 @@
+"""What space is full of: densities and features by place."""

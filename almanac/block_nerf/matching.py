@@ -1,0 +1,140 @@
+"""Appearance matching (Block-NeRF, section 4.3.2): each block chose its codes by itself, so one session looks another way in the next.
+From a root outwards over the graph of neighbours, a block's codes are moved until what it sees where both see well looks as its matched
+neighbours have it. Networks stay as they are."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from almanac.block_nerf.cameras import Camera, Rays, rays_of
+from almanac.block_nerf.city import City, save_codes
+from almanac.block_nerf.model import Block, Light
+from almanac.block_nerf.placement import neighbours
+from almanac.block_nerf.render import Appearance, local, looked, samples_of, those, visibility
+from almanac.block_nerf.rendering import Samples
+from almanac.runtime import console
+
+ITERATIONS = 100
+"""In which a code is matched (section 4.3.2)."""
+
+_VIEWS = 4  # of each pair
+_SMALL = (24, 18)  # pixels of a view
+_RATE = 0.05  # Adam's
+_UNSEEN = 1e-3  # weight below which a sample is left out
+_TRIED = 24  # directions and places that are tried for good views
+
+
+@dataclass(frozen=True)
+class Matched:
+    """How well a block's codes were matched."""
+
+    block: str
+    to: tuple[str, ...]
+    before: float
+    """Root of the mean squared difference of the views, in parts of full scale, over all sessions."""
+    after: float
+
+
+def match(city: City, only: Sequence[str] | None = None, seed: int = 0, iterations: int = ITERATIONS) -> list[Matched]:
+    """Match the codes of a city's blocks, and write those that were moved.
+
+    Args:
+        city: whose files of codes are written.
+        only: blocks whose codes are moved, to all of their neighbours; None: all, from the first block outwards.
+        seed: of where is looked.
+        iterations: of each code.
+    """
+    graph = neighbours(list(city.places))
+    order = [(name, graph[name]) for name in only] if only is not None else _outwards(city.places[0].name, graph)
+    found = []
+    with console.progress("matching", len(order), "blocks") as advance:
+        for name, others in order:
+            if others:
+                found.append(_matched(city, name, others, seed, iterations))
+            advance(1)
+    return found
+
+
+def _outwards(root: str, graph: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """Blocks in the order in which they are reached, each with the neighbours that are matched by then."""
+    order, waiting = [root], deque([root])
+    while waiting:
+        for other in graph[waiting.popleft()]:
+            if other not in order:
+                order.append(other)
+                waiting.append(other)
+    order += [name for name in graph if name not in order]
+    return [(name, [other for other in graph[name] if other in order[:at]]) for at, name in enumerate(order)]
+
+
+def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations: int) -> Matched:
+    target = city.block(name)
+    views = [(city.block(other), rays) for other in others for rays in shared_views(city, name, other, seed)]
+    sessions = len(target.codes)
+    codes = target.codes.clone().requires_grad_()
+    wanted = [
+        torch.stack([looked(other, rays, Appearance(session)).colours for session in range(sessions)])
+        for other, rays in views
+    ]
+    here = [local(rays, target.place) for _, rays in views]
+    with torch.no_grad():
+        shapes = [target.block.shape(rays, _seen(target.block, rays)) for rays in here]
+    optimizer = torch.optim.Adam([codes], _RATE)
+    errors = []
+    for _ in range(iterations + 1):
+        loss = torch.zeros(())
+        for rays, shape, want in zip(here, shapes, wanted, strict=True):
+            for session in range(sessions):
+                light = Light(codes[session].expand(len(rays.origins), -1), torch.ones(len(rays.origins)))
+                loss = loss + (target.block.lit(shape, rays, light) - want[session]).square().mean()
+        loss = loss / (len(views) * sessions)
+        errors.append(float(loss.detach()) ** 0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    best = codes.detach()
+    save_codes(city.folder, target.place, best, {"matched_to": list(others), "before": errors[0], "after": errors[-1]})
+    city.forget(name)
+    return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
+
+
+def _seen(block: Block, rays: Rays) -> Samples:
+    """The samples that anything is seen of."""
+    samples = samples_of(block, rays)
+    return those(samples, block.shape(rays, samples).weight > _UNSEEN)
+
+
+def shared_views(city: City, one: str, other: str, seed: int) -> list[Rays]:
+    """Small views that two blocks both see well: between them, along the street and across it.
+
+    Args:
+        city: whose blocks.
+        one: of them.
+        other: likewise.
+        seed: of what is tried.
+    """
+    random = np.random.default_rng([seed, len(one)])
+    a, b = city.block(one), city.block(other)
+    start, end = np.array(a.place.origin), np.array(b.place.origin)
+    lens = Camera(*_SMALL, (_SMALL[0] / 2, _SMALL[0] / 2), (_SMALL[0] / 2, _SMALL[1] / 2))
+    tried = []
+    for _ in range(_TRIED):
+        share = random.uniform(0.35, 0.65)
+        pose = _upright(start + share * (end - start), random.uniform(0, 2 * np.pi))
+        tried.append((min(visibility(a, lens, pose), visibility(b, lens, pose)), pose))
+    tried.sort(key=lambda each: -each[0])
+    return [rays_of(lens, pose, lens.all_pixels().reshape(-1, 2)) for _, pose in tried[:_VIEWS]]
+
+
+def _upright(place: Float[np.ndarray, "3"], heading: float) -> Float[np.ndarray, "4 4"]:
+    """The pose of a level camera."""
+    forward = np.array([np.cos(heading), np.sin(heading), 0.0])
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.column_stack([right, [0.0, 0.0, 1.0], -forward])
+    pose[:3, 3] = place
+    return pose

@@ -1,0 +1,237 @@
+"""The recipe of one block (Block-NeRF, sections 4.2 and 5.1): pixels of its own photos, drawn at random, are to look as they did; poses
+stay where they are until there is something to align them by; how well points are seen is learnt beside it, and moves nothing else."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from almanac.block_nerf.cameras import Rays
+from almanac.block_nerf.captures.photos import Batch, Photos
+from almanac.block_nerf.fields.occupancy import FAR, NEAR
+from almanac.block_nerf.model import Block, Dimensions, two_passes
+from almanac.block_nerf.rendering import Samples
+from almanac.runtime import device
+from almanac.runtime.fit import FitConfig, fit
+
+_EXPLORERS = 64  # one ray of so many looks everywhere
+_WARM_UP = 200  # steps in which all do
+_SEEN_FROM = 1_024  # rays of a batch that visibility is learnt of
+_COARSE = 0.1  # weight of mip-NeRF's first pass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of machine."""
+
+    block: Dimensions
+    rays: int
+    """That a batch draws."""
+    samples: int
+    """That a step computes, at most: later rays of a batch are left out where there are more."""
+    fit: FitConfig
+    """How to optimise."""
+    masked: bool = True
+    """Whether what masks cover is left out."""
+    pose_penalty: tuple[float, float, float] = (1e5, 1e-1, 0.3)
+    """Weight of the poses' offsets at first, at last, and after which part of the steps it is there (section 4.2.2: after 5,000)."""
+
+
+PRESETS = {
+    "cpu": Preset(
+        Dimensions(),
+        4_096,
+        40_000,
+        FitConfig(
+            3_000,
+            learning_rate=1e-2,
+            final_ratio=0.03,
+            warmup_steps=50,
+            eps=1e-15,
+            clip_norm=1e3,
+            ema_decay=0.98,
+            ema_every=5,
+            precision="fp32",
+            save_every=1_000,
+        ),
+    ),
+}
+"""From the beginning."""
+
+
+class Batches:
+    """Batches by number.
+
+    Args:
+        photos: of one block.
+        count: rays of a batch.
+        seed: of the order.
+        masked: whether what masks cover is left out.
+    """
+
+    def __init__(self, photos: Photos, count: int, seed: int, masked: bool):
+        self.photos, self.count, self.seed, self.masked = photos, count, seed, masked
+
+    def __call__(self, number: int) -> Batch:
+        return self.photos.batch(self.count, np.random.default_rng([self.seed, number]), self.masked)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a block's networks are told of its photos."""
+
+    origin: tuple[float, float, float]
+    """The block's middle, in the world's metres."""
+    codes: Int[np.ndarray, " photos"]
+    """Number of each photo's code."""
+    segments: Int[np.ndarray, " photos"]
+    exposures: Float[np.ndarray, " photos"]
+    """Over the middle one; 1 where it isn't known."""
+
+
+def train_block(
+    photos: Photos,
+    told: Told,
+    out: Path,
+    preset: Preset,
+    *,
+    seed: int = 0,
+    device_name: str = "auto",
+    resume: bool = False,
+    validate: Callable[[nn.Module], float] | None = None,
+) -> tuple[Block, dict[str, Any]]:
+    """Train one block.
+
+    Args:
+        photos: that it learns from.
+        told: what is known of them.
+        out: the run's folder.
+        preset: its size, and how it is trained.
+        seed: of weights and order.
+        device_name: auto, cpu or cuda.
+        resume: go on with the run in `out`.
+        validate: as `fit` takes it.
+
+    Returns:
+        the block with averaged weights, and how it came to be.
+
+    Raises:
+        UserError: as `fit`.
+    """
+    torch.manual_seed(seed)
+    block = Block(preset.block)
+    began = time.time()
+    fitted = fit(
+        block,
+        block_loss(preset, told),
+        Batches(photos, preset.rays, seed, preset.masked),
+        preset.fit,
+        out,
+        seed=seed,
+        device_name=device_name,
+        resume=resume,
+        validate=validate,
+    )
+    block.load_state_dict(fitted.weights)
+    facts = {
+        "preset": asdict(preset),
+        "loss": round(fitted.loss, 6),
+        "steps": fitted.step,
+        "seconds": round(fitted.seconds, 1),
+        "machine": device.machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
+        "seed": seed,
+    }
+    return block.eval(), facts
+
+
+def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.Generator], Tensor]:
+    """The loss of a batch, for `fit`.
+
+    Args:
+        preset: how it is trained.
+        told: what is known of the photos.
+    """
+    origin = torch.tensor(told.origin, dtype=torch.float32)
+    codes, segments = torch.from_numpy(told.codes), torch.from_numpy(told.segments)
+    exposures = torch.from_numpy(told.exposures.astype(np.float32))
+
+    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, Block)
+        rays = Rays(batch.rays.origins - origin, *batch.rays[1:])
+        if model.poses is not None:
+            rays = model.poses.corrected(rays, segments[batch.photo])
+        step = int(model.steps)
+        model.steps += 1
+        if model.occupancy is not None:
+            samples, count = _sampled(model, rays, preset.samples, step, generator)
+            first = None
+        else:
+            count = min(preset.samples // (2 * preset.block.samples), len(rays.origins))
+            random = torch.rand(count, 2 * preset.block.samples + 2, generator=generator)
+            few = rays.of(slice(count))
+            first, samples = two_passes(model, few, preset.block.samples, random, preset.block.radius)
+        rays, colours = rays.of(slice(count)), batch.colours[:count]
+        light = model.light(codes[batch.photo[:count]], exposures[batch.photo[:count]])
+        view, weight, _ = model.seen(rays, light, samples)
+        total = F.mse_loss(view.colours, colours)
+        if first is not None:
+            total = total + _COARSE * F.mse_loss(model.seen(rays, light, first)[0].colours, colours)
+        if model.occupancy is not None:
+            model.occupancy.remember(rays, samples, weight.detach())
+        total = total + _visibility_loss(model, rays, samples, weight.detach(), generator)
+        if model.poses is not None:
+            total = total + _penalty(preset, step) * model.poses.size()
+        return total
+
+    return loss
+
+
+def _sampled(model: Block, rays: Rays, most: int, step: int, generator: torch.Generator) -> tuple[Samples, int]:
+    """Where rays are sampled, and how many of them there is time for."""
+    assert model.occupancy is not None
+    explorers = torch.rand(len(rays.origins), generator=generator) < (1.0 if step < _WARM_UP else 1 / _EXPLORERS)
+    samples = model.occupancy.samples(rays, torch.rand(len(rays.origins), generator=generator), explorers)
+    count = int(torch.searchsorted(samples.offsets, most, right=True)) - 1
+    count = max(min(count, len(rays.origins)), 1)
+    last = int(samples.offsets[count])
+    return Samples(samples.starts[:last], samples.ends[:last], samples.ray[:last], samples.offsets[: count + 1]), count
+
+
+def _visibility_loss(
+    model: Block,
+    rays: Rays,
+    samples: Samples,
+    weight: Float[Tensor, " samples"],
+    generator: torch.Generator,
+) -> Tensor:
+    """What light comes from a place on each ray, drawn at random, that before and behind what is seen are learnt alike. Nothing of it
+    reaches the field, so its weight is its own affair."""
+    count = min(_SEEN_FROM, len(rays.origins))
+    lengths = rays.directions[:count].detach().norm(dim=-1)
+    drawn = torch.rand(count, generator=generator)
+    at = NEAR * (FAR / 4 / NEAR) ** drawn / lengths
+    last = int(samples.offsets[count])
+    before = samples.ends[:last] <= at[samples.ray[:last]]
+    stopped = torch.zeros(count).index_add_(0, samples.ray[:last], weight[:last] * before)
+    directions = rays.directions[:count].detach()
+    points = rays.origins[:count].detach() + directions * at[:, None]
+    return F.binary_cross_entropy_with_logits(model.visibility(points, directions), (1 - stopped).clamp(0, 1))
+
+
+def _penalty(preset: Preset, step: int) -> float:
+    """Of the poses' offsets, falling in a straight line."""
+    first, last, part = preset.pose_penalty
+    return first + (last - first) * min(step / (part * preset.fit.steps), 1.0)
+
+
+def scaled(preset: Preset, steps: int) -> Preset:
+    """A preset with another number of steps."""
+    return replace(preset, fit=replace(preset.fit, steps=steps))

@@ -1,0 +1,64 @@
+"""A small capture that a test can learn from in seconds: coloured walls of a yard, photographed from its middle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from almanac.block_nerf.cameras import Camera
+
+SIZE = (32, 24)
+
+
+def pose(place: tuple[float, float, float], heading: float) -> np.ndarray:
+    """Of a level camera."""
+    forward = np.array([np.cos(heading), np.sin(heading), 0.0])
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    found = np.eye(4)
+    found[:3, :3] = np.column_stack([right, [0.0, 0.0, 1.0], -forward])
+    found[:3, 3] = place
+    return found
+
+
+def photo(where: np.ndarray, brightness: float, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """What a camera sees of a yard of 12 m, whose walls are checkered and whose floor is green."""
+    camera = Camera(*size, (size[0] / 2, size[0] / 2), (size[0] / 2, size[1] / 2))
+    rays = camera.directions(camera.all_pixels()) @ where[:3, :3].T
+    origin = where[:3, 3]
+    with np.errstate(divide="ignore"):
+        walls = np.where(rays > 0, (6 - origin) / rays, (-6 - origin) / rays)[..., :2]
+        floor = np.where(rays[..., 2] < 0, -origin[2] / rays[..., 2], np.inf)
+    axis, reach = walls.argmin(-1), walls.min(-1)
+    point = origin + rays * np.minimum(reach, floor)[..., None]
+    checks = (np.floor(point[..., 2]) + np.floor(np.where(axis == 0, point[..., 1], point[..., 0]))) % 2
+    paint = np.array([[0.8, 0.3, 0.2], [0.2, 0.3, 0.8]])[axis] * (0.5 + 0.5 * checks[..., None])
+    colour = np.where((floor < reach)[..., None], [0.2, 0.6, 0.2], paint)
+    colour = np.where((point[..., 2] > 3)[..., None], [0.6, 0.8, 1.0], colour)
+    return np.round(np.clip(colour * brightness, 0, 1) * 255).astype(np.uint8)
+
+
+def yard(folder: Path, photos: int = 24, sessions: int = 1) -> Path:
+    """A capture of it, two photos of which are to test with."""
+    frames = []
+    (folder / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(photos):
+        session = number % sessions
+        where = pose((*random.uniform(-2, 2, 2), 1.6), number * 2 * np.pi / photos * 5)
+        name = f"images/{number:03d}.png"
+        Image.fromarray(photo(where, 1.0 if session == 0 else 0.5)).save(folder / name)
+        frames.append(
+            {
+                "file_path": name,
+                "transform_matrix": where.tolist(),
+                "session": session,
+                "segment": session,
+                "exposure": 1.0,
+                "split": "test" if number in (5, 12) else "train",
+            }
+        )
+    width, height = SIZE
+    said = {"w": width, "h": height, "fl_x": width / 2, "cx": width / 2, "cy": height / 2, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(said))
+    return folder

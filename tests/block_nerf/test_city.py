@@ -1,0 +1,181 @@
+import hashlib
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from almanac.block_nerf import build, placement
+from almanac.block_nerf.captures.capture import Crossing
+from almanac.block_nerf.captures.opened import opened
+from almanac.block_nerf.city import City
+from almanac.block_nerf.placement import Place
+from almanac.block_nerf.render import METHODS, Appearance, chosen, inverse_distance, view
+from almanac.block_nerf.train import PRESETS, scaled
+from almanac.runtime.errors import UserError
+from tests.block_nerf.made import photo, yard
+
+SHORT = scaled(PRESETS["cpu"], 250)
+SHORT = replace(
+    SHORT, rays=1_024, samples=12_000, block=replace(SHORT.block, width=32, levels=6, log2_rows=12, finest=128)
+)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    """A yard in two blocks, learnt in two sessions of light."""
+    folder = tmp_path_factory.mktemp("city")
+    capture = opened(yard(folder / "yard", photos=48, sessions=2), folder)
+    plan = build.Plan(SHORT, blocks=2)
+    found = build.build(capture, folder / "city", plan)
+    return folder / "city", capture, found
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and "source" not in path.parts
+    }
+
+
+def test_a_city_shows_what_was_photographed(city):
+    folder, capture, _ = city
+    tested = capture.of(capture.tested)
+    for number in range(len(tested)):
+        session = int(tested.sessions[number])
+        picture = view(City(folder), tested.cameras[0], tested.poses[number], Appearance(session))
+        truth = photo(tested.poses[number], 1.0 if session == 0 else 0.5) / 255
+        psnr = -10 * np.log10(((picture.colours - truth) ** 2).mean())
+        assert psnr > 17
+
+
+def test_a_session_is_a_light(city):
+    folder, capture, _ = city
+    bright, dark, between = (
+        view(City(folder), capture.cameras[0], capture.poses[5], Appearance(share)).colours.mean()
+        for share in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))
+    )
+    assert bright > 1.3 * dark and dark < between < bright
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_mixtures_weigh_blocks_and_add_up_to_one(city, method):
+    folder, capture, _ = city
+    picture = view(City(folder), capture.cameras[0], capture.poses[0], method=method)
+    kept = [part.weights for part in picture.parts if part.weights is not None]
+    assert kept and torch.allclose(torch.stack(kept).sum(0), torch.ones(len(kept[0])), atol=1e-5)
+    assert np.isfinite(picture.colours).all() and picture.colours.min() >= 0 and picture.colours.max() <= 1
+
+
+def test_matching_brings_looks_together_and_leaves_networks(city):
+    _, _, found = city
+    assert found["matched"] and all(each["after"] < each["before"] for each in found["matched"])
+
+
+def test_an_update_changes_one_blocks_files_only(city, tmp_path):
+
+    folder, capture, _ = city
+    shutil.copytree(folder, tmp_path / "city")
+    before = hashes(tmp_path / "city")
+    known = City(tmp_path / "city")
+    build.update(capture, known, known.places[1], build.Plan(scaled(SHORT, 20)))
+    after = hashes(tmp_path / "city")
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {
+        "block_01/model.safetensors",
+        "block_01/codes.safetensors",
+    }
+
+
+def test_a_block_more_is_listed_and_no_other_changes(city, tmp_path):
+
+    folder, capture, _ = city
+    shutil.copytree(folder, tmp_path / "city")
+    before = hashes(tmp_path / "city")
+    place = Place("block_02", (0.0, 0.0, 1.6), 8.0)
+    build.update(capture, City(tmp_path / "city"), place, build.Plan(scaled(SHORT, 20)))
+    after = hashes(tmp_path / "city")
+    assert [each.name for each in City(tmp_path / "city").places] == ["block_00", "block_01", "block_02"]
+    assert {name for name in before if before[name] != after[name]} == {"city.json"}
+
+
+def test_a_city_keeps_few_blocks_in_memory(city):
+    folder, _, _ = city
+    known = City(folder, loaded=1)
+    first = known.block("block_00")
+    known.block("block_01")
+    assert list(known._loaded) == ["block_01"] and known.block("block_00") is not first
+
+
+def test_where_no_block_is_the_nearest_is_asked(city):
+    folder, capture, _ = city
+    far = np.array(capture.poses[0])
+    far[:3, 3] = (500.0, 0.0, 1.6)
+    parts = chosen(City(folder), capture.cameras[0], far)
+    assert len(parts) == 1 and parts[0].kept
+
+
+def test_weights_fall_to_nothing_at_a_blocks_edge_without_a_jump():
+    place = Place("a", (0.0, 0.0, 0.0), 50.0)
+    along = [inverse_distance(place, np.array([x, 0.0, 0.0]), 4.0) for x in np.linspace(0, 51, 2_000)]
+    assert np.isfinite(along).all() and along[-1] < 1e-3 * along[1_000]
+    assert all(later <= earlier for earlier, later in pairwise(along))
+
+
+def test_a_folder_that_is_no_city_is_said(tmp_path):
+    with pytest.raises(UserError, match="is no city"):
+        City(tmp_path)
+    (tmp_path / "city.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="another version"):
+        City(tmp_path)
+
+
+def test_a_damaged_block_is_said(city, tmp_path):
+
+    folder, _, _ = city
+    shutil.copytree(folder, tmp_path / "city")
+    (tmp_path / "city" / "block_01" / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(UserError):
+        City(tmp_path / "city").block("block_01")
+    with pytest.raises(UserError, match="has no block"):
+        City(tmp_path / "city").block("block_09")
+
+
+def test_blocks_are_at_crossings_and_share_half_of_the_street(tmp_path):
+    capture = opened(yard(tmp_path / "yard"), tmp_path)
+    arm = np.array([[0.0, 0.0], [100.0, 0.0]])
+    poses = np.tile(np.eye(4), (60, 1, 1))
+    poses[:, 0, 3] = np.linspace(0, 100, 60)
+    spread = capture.of(np.arange(60) % 24).moved(poses)
+    both = replace(
+        spread,
+        crossings=(
+            Crossing((0.0, 0.0, 0.0), (arm,)),
+            Crossing((100.0, 0.0, 0.0), (arm[::-1],)),
+        ),
+    )
+    places = placement.at_crossings(both)
+    assert [round(each.radius) for each in places] == [75, 75]
+    shared = sum(places[0].holds(poses[:, :3, 3]) & places[1].holds(poses[:, :3, 3]))
+    assert 0.45 < shared / 60 < 0.55
+    assert placement.neighbours(places) == {"block_00": ["block_01"], "block_01": ["block_00"]}
+
+
+def test_blocks_at_even_distances_cover_the_drive(tmp_path):
+    capture = opened(yard(tmp_path / "yard"), tmp_path)
+    poses = np.tile(np.eye(4), (200, 1, 1))
+    poses[:, 1, 3] = np.linspace(0, 400, 200)
+    drive = capture.of(np.arange(200) % 24).moved(poses)
+    places = placement.evenly(drive, count=4)
+    assert len(places) == 4
+    held = sum(place.holds(poses[:, :3, 3]).astype(int) for place in places)
+    assert held.min() >= 1 and held.max() == 2
+    assert len(placement.evenly(drive, spacing=50.0)) == 8
+    for wrong in ({"spacing": -1.0}, {"count": 0}, {}, {"spacing": 5.0, "count": 2}):
+        with pytest.raises(UserError):
+            placement.evenly(drive, **wrong)
+    with pytest.raises(UserError, match="street map"):
+        placement.at_crossings(drive)

@@ -1,0 +1,63 @@
+import nerfacc
+import pytest
+import torch
+
+from almanac.block_nerf.rendering import Samples, evenly, summed, weights
+
+
+def ragged(seed: int = 0, rays: int = 200) -> Samples:
+    random = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 12, (rays,), generator=random)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    total = int(offsets[-1])
+    ray = torch.arange(rays).repeat_interleave(counts)
+    starts = torch.rand(total, generator=random)
+    return Samples(starts, starts + torch.rand(total, generator=random) * 0.3, ray, offsets)
+
+
+def test_weights_are_those_of_nerfacc():
+    samples = evenly(torch.rand(500, 65).sort(1).values * 10)
+    density, lengths = torch.rand(500 * 64) * 3, torch.ones(500)
+    weight, through = weights(density, samples, lengths)
+    theirs, passed, _ = nerfacc.render_weight_from_density(
+        samples.starts.view(500, 64), samples.ends.view(500, 64), density.view(500, 64)
+    )
+    assert (weight.view(500, 64) - theirs).abs().max() < 1e-6
+    assert (through.view(500, 64) - passed).abs().max() < 1e-6
+
+
+def test_weights_and_what_is_left_add_up_to_one():
+    samples = ragged()
+    density, lengths = torch.rand(len(samples.ray)) * 5, torch.rand(200) + 0.5
+    weight, _ = weights(density, samples, lengths)
+    depth = density * (samples.ends - samples.starts) * lengths[samples.ray]
+    total = torch.zeros(200).index_add_(0, samples.ray, weight)
+    left = torch.exp(-torch.zeros(200).index_add_(0, samples.ray, depth))
+    assert torch.allclose(total + left, torch.ones(200), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gradients_are_those_of_the_sums_written_out(seed):
+    samples = ragged(seed)
+    density = torch.rand(len(samples.ray), requires_grad=True)
+    values = torch.randn(len(samples.ray), 3, requires_grad=True)
+    lengths = torch.rand(200) + 0.5
+    weight, through = weights(density, samples, lengths)
+    found = summed(values, weight, samples)
+    torch.manual_seed(seed)
+    mine = [torch.randn_like(found), torch.randn_like(through)]
+    loss = (found * mine[0]).sum() + (through * mine[1]).sum()
+    loss.backward()
+    again, other = density.detach().double().requires_grad_(), values.detach().double().requires_grad_()
+    depth = again * (samples.ends - samples.starts) * lengths[samples.ray]
+    parts = []
+    for first, last in zip(samples.offsets[:-1].tolist(), samples.offsets[1:].tolist(), strict=True):
+        here = depth[first:last]
+        passed = torch.exp(-(here.cumsum(0) - here))
+        parts.append((passed, passed * (1 - torch.exp(-here))))
+    passed, weighed = (torch.cat([part[at] for part in parts]) for at in (0, 1))
+    sums = torch.zeros(200, 3, dtype=torch.float64).index_add_(0, samples.ray, weighed[:, None] * other)
+    ((sums * mine[0]).sum() + (passed * mine[1]).sum()).backward()
+    assert torch.allclose(found.double(), sums, atol=1e-5)
+    assert density.grad is not None and again.grad is not None and (density.grad - again.grad).abs().max() < 1e-4
+    assert values.grad is not None and other.grad is not None and (values.grad - other.grad).abs().max() < 1e-5
