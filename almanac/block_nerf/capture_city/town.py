@@ -311,7 +311,10 @@ def _picture(
     yards = plans.buffer(12).union(walks.buffer(2))
     fine = 1 + 0.06 * random.standard_normal((height, width, 1), np.float32)
     ground = np.array([88, 112, 58], np.float32) * noise(1.2, 0.16) * noise(12.0, 0.1)
-    layers = [(yards, np.array([134, 128, 116]) * noise(3.0, 0.08)), (walks, np.array([166, 161, 152]) * noise(2.0, 0.04))]
+    layers = [
+        (yards, np.array([134, 128, 116]) * noise(3.0, 0.08)),
+        (walks, np.array([166, 161, 152]) * noise(2.0, 0.04)),
+    ]
     for shape, colour in layers:
         here = mask(shape)
         ground = ground * (1 - here) + here * colour
