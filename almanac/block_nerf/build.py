@@ -184,5 +184,5 @@ def _train(job: tuple[Capture, Place, Path, Plan, str, bool]) -> dict[str, Any]:
     told = told_of(mine, place, about.exposure)
     console.log(f"{place.name}: {len(mine)} photos within {place.radius:.0f} m")
     block, facts = train_block(photos, told, run, preset, seed=plan.seed, device_name=device_name, resume=going_on)
-    save_block(out, place, block.cpu(), {**facts, "photos": len(mine)})
+    save_block(out, place, block.cpu(), {**facts, "photos": len(mine), "segments": np.unique(mine.segments).tolist()})
     return {"block": place.name, "photos": len(mine), "seconds": facts["seconds"], "loss": facts["loss"]}

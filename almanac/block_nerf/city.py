@@ -118,7 +118,8 @@ def save_block(folder: Path, place: Place, block: Block, facts: Mapping[str, Any
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: each.detach().cpu() for name, each in block.state_dict().items()}
     if block.occupancy is not None:  # what counts is whether a cell counts
-        tensors.pop("occupancy.weight")
+        for name in ("weight", "away", "age"):
+            tensors.pop(f"occupancy.{name}")
         tensors[_CELLS] = torch.from_numpy(np.packbits(block.occupancy.counts().cpu().numpy()))
     about = {"system": "block_nerf", "dimensions": asdict(block.dimensions), "place": asdict(place), **facts}
     checkpoint.save_weights(path, checkpoint.in_sixteen_bits(tensors), about)
@@ -148,7 +149,11 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
         if block.occupancy is not None:
             cells = np.unpackbits(tensors.pop(_CELLS).numpy())[: block.occupancy.weight.numel()]
             tensors["occupancy.weight"] = torch.from_numpy(cells.astype(np.float32))
-        block.load_state_dict({name: each.to(block.state_dict()[name].dtype) for name, each in tensors.items()})
+            tensors |= {f"occupancy.{name}": getattr(block.occupancy, name) for name in ("away", "age")}
+        dtypes = {name: each.dtype for name, each in block.state_dict().items()}
+        block.load_state_dict({name: each.to(dtypes[name]) for name, each in tensors.items()})
+        if block.occupancy is not None:
+            block.occupancy.refresh()
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is of another version: {error}", "train it again") from None
     codes = torch.zeros(sessions, CODE)

@@ -105,6 +105,27 @@ def test_rays_are_sampled_where_cells_count_and_explorers_everywhere():
     assert gaps.abs().max() < 1e-2
 
 
+def test_what_rays_pass_over_holds_nothing():
+    grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
+    random = torch.Generator().manual_seed(0)
+    grid.weight.copy_((torch.rand(len(grid.weight), generator=random) < 2e-4).float())
+    rays, jitter = rays_about(400), torch.full((400,), 0.5)
+    every = grid.samples(rays, jitter)
+    grid.refresh()
+    assert grid.away.float().mean() > 3
+    some = grid.samples(rays, jitter)
+    lengths = rays.directions.norm(dim=-1)
+    seen = [
+        torch.zeros(400).index_add_(0, each.ray, (each.ends - each.starts) * lengths[each.ray])
+        for each in (every, some)
+    ]
+    near = seen[0] < 30  # far away a piece is as long as cells are
+    assert near.sum() > 300 and (seen[0] - seen[1])[near].abs().mean() < 0.1 * seen[0][near].mean()
+    grid.weight.zero_()
+    grid.refresh()
+    assert len(grid.samples(rays, jitter).ray) == 0
+
+
 def test_cells_remember_what_was_seen_and_forget_it():
     grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
     rays = Rays(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.full((1,), 0.01))

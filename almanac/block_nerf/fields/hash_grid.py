@@ -20,6 +20,7 @@ FEATURES = 2
 """Numbers a corner keeps."""
 _PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003, as Instant-NGP has them
 _SPREAD = 1e-4  # of what the tables begin with
+_THIN = -3.0  # logarithm of the density at first, for a metre: rays see twenty metres far
 
 
 class HashEncoding(nn.Module):
@@ -99,7 +100,7 @@ class HashField(nn.Module):
         self.out = nn.Linear(width, 1 + features)
         with torch.no_grad():
             self.out.bias.zero_()
-            self.out.bias[0] = -1.0
+            self.out.bias[0] = _THIN
 
     def forward(
         self, rays: Rays, samples: Samples

@@ -4,10 +4,12 @@ look everywhere, so that what was thought empty is found (Müller et al. 2022, s
 the insides of houses)."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_cdt
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
@@ -24,7 +26,8 @@ FAR = 2_000.0
 STEP, WIDENING = 0.12, 0.02
 """Metres of the shortest sample, and how long one is for each metre of its distance."""
 
-_MOST = 1_024  # samples of a ray
+_REFRESHED = 32  # batches, after which distances between cells are measured again
+_FARTHEST = 100  # cells, that are told apart
 _EXPLORING = 5.0  # times as long are pieces of rays that look everywhere
 _DECAY = 0.995  # of what a cell remembers, in a step
 _SEEN = 0.004  # weight from which a cell counts
@@ -39,11 +42,16 @@ class Occupancy(nn.Module):
     """
 
     weight: Tensor
+    away: Tensor
+    """Of each cell, how many cells it is to the nearest that counts: rays pass over the rest at once."""
+    age: Tensor
     scale: Tensor
 
     def __init__(self, scale: Float[Tensor, "3"]):
         super().__init__()
         self.register_buffer("weight", torch.full((math.prod(CELLS),), _BEGIN))
+        self.register_buffer("away", torch.zeros(math.prod(CELLS), dtype=torch.int8))
+        self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         self.register_buffer("scale", scale.clone())
 
     def samples(
@@ -58,22 +66,28 @@ class Occupancy(nn.Module):
         """
         look = np.zeros(len(rays.origins), np.bool_) if explorers is None else explorers.numpy()
         lengths = rays.directions.norm(dim=-1)
-        arrays = [each.detach().contiguous().numpy() for each in (*rays[:2], lengths, jitter, self.weight, self.scale)]
+        each_ray = [each.detach().contiguous().numpy() for each in (*rays[:2], lengths, jitter)]
+        grid = [each.detach().numpy() for each in (self.weight, self.away, self.scale)]
+        parts = slices(len(look), 256)
+        found: list[Any] = [None] * len(parts)
         counts = np.zeros(len(look), np.int64)
-        shape = np.array(CELLS)
-        room = np.empty((len(look), _MOST, 2), np.float32)
 
-        def march(some: slice) -> None:
-            mine = [each[some] for each in arrays[:4]]
-            _march(*mine, *arrays[4:], look[some], shape, counts[some], room[some])
+        def march(number: int) -> None:
+            some = parts[number]
+            mine, room = [each[some] for each in each_ray], 64 * (some.stop - some.start)
+            while True:
+                starts, ends = np.empty((2, room), np.float32)
+                used = _march(*mine, *grid, look[some], np.array(CELLS), counts[some], starts, ends)
+                if used <= room:
+                    break
+                room = used
+            found[number] = starts[:used], ends[:used]
 
-        shared(march, slices(len(look), 256))
+        shared(march, list(range(len(parts))))
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        kept = room[np.arange(_MOST) < counts[:, None]]
+        starts, ends = (np.concatenate([each[at] for each in found] or [np.empty(0, np.float32)]) for at in (0, 1))
         ray = np.repeat(np.arange(len(look)), counts)
-        return Samples(
-            *(torch.from_numpy(np.ascontiguousarray(each)) for each in (kept[:, 0], kept[:, 1], ray, offsets))
-        )
+        return Samples(*(torch.from_numpy(each) for each in (starts, ends, ray, offsets)))
 
     @torch.no_grad()
     def remember(self, rays: Rays, samples: Samples, weight: Float[Tensor, " samples"]) -> None:
@@ -88,6 +102,18 @@ class Occupancy(nn.Module):
         self.weight *= _DECAY
         arrays = [each.detach().contiguous().numpy() for each in (points, weight, self.scale, self.weight)]
         _keep(*arrays, np.array(CELLS))
+        self.age += 1
+        if int(self.age) % _REFRESHED == 0:
+            self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Measure again how far cells are from those that count."""
+        counts = self.counts().numpy().reshape(CELLS)
+        far = np.full(CELLS, _FARTHEST)
+        if counts.any():
+            far = np.minimum(distance_transform_cdt(~counts, "chessboard"), _FARTHEST)
+        self.away.copy_(torch.from_numpy(far.astype(np.int8).ravel()))
 
     def counts(self) -> Bool[Tensor, " cells"]:
         """Which cells count."""
@@ -109,25 +135,32 @@ def _cell(x, y, z, scale, shape):
 
 
 @compiled
-def _march(origins, directions, lengths, jitter, weight, scale, explorers, shape, counts, room):
+def _march(origins, directions, lengths, jitter, weight, away, scale, explorers, shape, counts, starts, ends):
+    """Pieces of each ray, as far as there is room for them; how many there are."""
+    width = min(4 * scale[0] / shape[0], 4 * scale[1] / shape[1], 4 * scale[2] / shape[2])  # of a cell, in metres
+    used = 0
     for ray in range(len(origins)):
         length = lengths[ray]
         longer = _EXPLORING if explorers[ray] else 1.0
-        step = max(STEP, WIDENING * NEAR) * longer
-        at = NEAR + (jitter[ray] - 0.5) * step  # metres from here on
-        count = 0
-        while at < FAR and count < room.shape[1]:
+        at = NEAR + (jitter[ray] - 0.5) * max(STEP, WIDENING * NEAR) * longer  # metres from here on
+        first = used
+        while at < FAR:
             step = max(STEP, WIDENING * at) * longer
             middle = (at + 0.5 * step) / length
             x = origins[ray, 0] + directions[ray, 0] * middle
             y = origins[ray, 1] + directions[ray, 1] * middle
             z = origins[ray, 2] + directions[ray, 2] * middle
-            if explorers[ray] or weight[_cell(x, y, z, scale, shape)] > _SEEN:
-                room[ray, count, 0] = at / length
-                room[ray, count, 1] = (at + step) / length
-                count += 1
+            cell = _cell(x, y, z, scale, shape)
+            if explorers[ray] or weight[cell] > _SEEN:
+                if used < len(starts):
+                    starts[used] = at / length
+                    ends[used] = (at + step) / length
+                used += 1
+            elif away[cell] > 1:  # where space is drawn in, cells are larger
+                step = max(step, (away[cell] - 1) * width)
             at += step
-        counts[ray] = count
+        counts[ray] = used - first
+    return used
 
 
 @compiled
