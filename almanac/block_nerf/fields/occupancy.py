@@ -112,7 +112,7 @@ class Occupancy(nn.Module):
         counts = self.counts().numpy().reshape(CELLS)
         far = np.full(CELLS, _FARTHEST)
         if counts.any():
-            far = np.minimum(distance_transform_cdt(~counts, "chessboard"), _FARTHEST)
+            far = np.minimum(np.asarray(distance_transform_cdt(~counts, "chessboard")), _FARTHEST)
         self.away.copy_(torch.from_numpy(far.astype(np.int8).ravel()))
 
     def counts(self) -> Bool[Tensor, " cells"]:
