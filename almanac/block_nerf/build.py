@@ -172,13 +172,9 @@ def _train(job: tuple[Capture, Place, Path, Plan, str, bool]) -> dict[str, Any]:
             f"{place.name} has {len(mine)} photos within {place.radius:.0f} m",
             "give it more photos, or a larger radius",
         )
-    about = about_of(learnt, [place])
-    sessions = int(learnt.sessions.max()) + 1
-    if (out / "city.json").exists():
-        known = City(out).about
-        about, sessions = replace(about, exposure=known.exposure), max(known.sessions, sessions)
+    about = City(out).about
     run = out / _RUNS / place.name
-    preset = sized(mine, place, plan, sessions)
+    preset = sized(mine, place, plan, max(about.sessions, int(learnt.sessions.max()) + 1))
     photos = Photos(mine, out / _RUNS / _PIXELS, plan.longest)
     going_on = resume and (run / "last.pt").exists()
     told = told_of(mine, place, about.exposure)

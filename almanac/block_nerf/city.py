@@ -37,8 +37,6 @@ class About:
     """The capture's middle one: exposures are told as multiples of it."""
     camera: Camera
     """Of the photos, for views that say nothing else."""
-    ground: float = 0.0
-    """Height of a camera above the ground."""
     crossings: tuple[Any, ...] = ()
     """Of the street map: `place` and `arms`."""
     attribution: str = ""
@@ -65,14 +63,13 @@ class City:
     Args:
         folder: which.
         loaded: blocks that are kept in memory, at most.
-        device_name: where they compute.
 
     Raises:
         UserError: there is no city.
     """
 
-    def __init__(self, folder: Path, loaded: int = _LOADED, device_name: str = "cpu"):
-        self.folder, self._most, self._device = Path(folder), loaded, device_name
+    def __init__(self, folder: Path, loaded: int = _LOADED):
+        self.folder, self._most = Path(folder), loaded
         self.about = _read(self.folder / FILE)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 

@@ -12,10 +12,9 @@ from jaxtyping import Float
 
 from almanac.block_nerf.cameras import Camera, Rays, rays_of
 from almanac.block_nerf.city import City, save_codes
-from almanac.block_nerf.model import Block, Light
+from almanac.block_nerf.model import Light
 from almanac.block_nerf.placement import neighbours
-from almanac.block_nerf.render import Appearance, local, looked, samples_of, those, visibility
-from almanac.block_nerf.rendering import Samples
+from almanac.block_nerf.render import Appearance, local, looked, met, visibility
 from almanac.runtime import console
 
 ITERATIONS = 100
@@ -24,7 +23,6 @@ ITERATIONS = 100
 _VIEWS = 4  # of each pair
 _SMALL = (24, 18)  # pixels of a view
 _RATE = 0.05  # Adam's
-_UNSEEN = 1e-3  # weight below which a sample is left out
 _TRIED = 24  # directions and places that are tried for good views
 
 
@@ -81,8 +79,7 @@ def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations
         for other, rays in views
     ]
     here = [local(rays, target.place) for _, rays in views]
-    with torch.no_grad():
-        shapes = [target.block.shape(rays, _seen(target.block, rays)) for rays in here]
+    shapes = [met(target.block, rays) for rays in here]
     optimizer = torch.optim.Adam([codes], _RATE)
     errors = []
     for _ in range(iterations + 1):
@@ -100,12 +97,6 @@ def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations
     save_codes(city.folder, target.place, best, {"matched_to": list(others), "before": errors[0], "after": errors[-1]})
     city.forget(name)
     return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
-
-
-def _seen(block: Block, rays: Rays) -> Samples:
-    """The samples that anything is seen of."""
-    samples = samples_of(block, rays)
-    return those(samples, block.shape(rays, samples).weight > _UNSEEN)
 
 
 def shared_views(city: City, one: str, other: str, seed: int) -> list[Rays]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from almanac.block_nerf import rendering
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.fields import fused
-from almanac.block_nerf.fields.hash_grid import HashEncoding, HashField
+from almanac.block_nerf.fields.hash_grid import HashEncoding, HashField, drawn_in
 from almanac.block_nerf.fields.ipe import IpeField
-from almanac.block_nerf.fields.occupancy import NEAR, Occupancy
+from almanac.block_nerf.fields.occupancy import Occupancy
 from almanac.block_nerf.rendering import Samples
 
 CODE = 32
@@ -264,9 +264,7 @@ class Visibility(nn.Module):
             points: in metres from the block's middle.
             directions: from a camera to each, of any length.
         """
-        near = points / self.radius
-        norm = near.norm(dim=-1, keepdim=True).clamp_min(1.0)
-        near = (2 - 1 / norm) * near / norm
+        near = 4 * drawn_in(points / self.radius) - 2
         angles = (
             near[:, None] * (math.pi / 2 * 2.0 ** torch.arange(self.OCTAVES, device=near.device))[:, None]
         ).flatten(1)
@@ -329,52 +327,3 @@ def _exposures(exposure: Float[Tensor, " rays"]) -> Float[Tensor, "rays 8"]:
     """Sines and cosines of four octaves of its logarithm (section 4.2.1 takes it as it is: that ends where the training's ended)."""
     angles = exposure.clamp_min(1e-6).log()[:, None] * 2.0 ** (torch.arange(4, device=exposure.device) - 1)
     return torch.cat([angles.sin(), angles.cos()], -1)
-
-
-def two_passes(block: Block, rays: Rays, count: int, random: Tensor, radius: float) -> tuple[Samples, Samples]:
-    """Where mip-NeRF looks: evenly over the ray by disparity and distance first, and then where something was seen (its section 3.1 and
-    `resample_along_rays`). One network is asked both times.
-
-    Args:
-        block: whose field is asked.
-        rays: lines of sight.
-        count: pieces of each pass.
-        random: from 0 to 1, [rays, 2 * count + 2]; halves where nothing is by chance.
-        radius: metres that are looked at evenly; a third as much again by disparity.
-    """
-    lengths = rays.directions.norm(dim=-1, keepdim=True)
-    u = torch.linspace(0, 1, count + 1, device=random.device)
-    near, far = NEAR, 3 * radius
-    edges = near * (far / near) ** u
-    middle = (edges[1:] + edges[:-1]) / 2
-    low, high = torch.cat([edges[:1], middle]), torch.cat([middle, edges[-1:]])
-    first = (low + (high - low) * random[:, : count + 1]) / lengths
-    coarse = rendering.evenly(first)
-    with torch.no_grad():
-        density, _ = block.field(rays, coarse)
-        weight, _ = rendering.weights(density, coarse, lengths[:, 0])
-    second = resampled(first.detach(), weight.view(len(first), count), random[:, count + 1 :])
-    return coarse, rendering.evenly(second)
-
-
-def resampled(
-    edges: Float[Tensor, "rays edges"], weight: Float[Tensor, "rays pieces"], random: Float[Tensor, "rays edges"]
-) -> Float[Tensor, "rays edges"]:
-    """Borders of new pieces where weights are, after a blur of them (mip-NeRF, equation 18).
-
-    Args:
-        edges: of the pieces that were weighed.
-        weight: of each.
-        random: from 0 to 1.
-    """
-    padded = torch.cat([weight[:, :1], weight, weight[:, -1:]], -1)
-    largest = torch.maximum(padded[:, :-1], padded[:, 1:])
-    blurred = (largest[:, :-1] + largest[:, 1:]) / 2 + 0.01
-    upto = torch.cat([torch.zeros_like(blurred[:, :1]), (blurred / blurred.sum(-1, keepdim=True)).cumsum(-1)], -1)
-    upto[:, -1] = 1.0
-    count = random.shape[1]
-    u = (torch.arange(count, device=random.device) + random.clamp(0, 1 - 1e-5)) / count
-    above = torch.searchsorted(upto.contiguous(), u.contiguous(), right=True).clamp(1, edges.shape[1] - 1)
-    low, high = upto.gather(1, above - 1), upto.gather(1, above)
-    part = ((u - low) / (high - low).clamp_min(1e-8)).clamp(0, 1)
-    return edges.gather(1, above - 1) * (1 - part) + edges.gather(1, above) * part

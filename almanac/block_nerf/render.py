@@ -12,7 +12,8 @@ from torch import Tensor
 
 from almanac.block_nerf.cameras import Camera, Rays, rays_of
 from almanac.block_nerf.city import City, Loaded
-from almanac.block_nerf.model import Block, Light, View, two_passes
+from almanac.block_nerf.fields.ipe import IpeField, two_passes
+from almanac.block_nerf.model import Block, Light, Shape, View
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.rendering import Samples
 
@@ -24,6 +25,7 @@ camera moves); from each pixel's place; the mean visibility of a block's view; e
 _CHUNK = 16_384  # rays at once
 _FIRST = 24  # samples that each ray is asked for first
 _DARK = 0.01  # transmittance below which nothing more is looked at
+_UNSEEN = 1e-3  # weight below which a sample is left out while a code is looked for
 _LOOKED = (8, 6)  # rays of a view, across and down, that tell whether a block sees anything of it
 _DISTANCES = (6.0, 12.0, 24.0, 48.0)  # metres, at which they are asked
 _FADE = 0.15  # of its radius, over which a block fades away at its edge
@@ -173,11 +175,20 @@ def see(block: Block, rays: Rays, light: Light) -> View:
 @torch.no_grad()
 def samples_of(block: Block, rays: Rays) -> Samples:
     """Where a block is asked along rays, for a view: nothing of it is by chance."""
-    count = len(rays.origins)
-    if block.occupancy is None:
+    middle = torch.full((len(rays.origins),), 0.5)
+    if isinstance(block.field, IpeField):
         pieces = block.dimensions.samples
-        return two_passes(block, rays, pieces, torch.full((count, 2 * pieces + 2), 0.5), block.dimensions.radius)[1]
-    return _before_dark(block, rays, block.occupancy.samples(rays, torch.full((count,), 0.5)))
+        random = middle[:, None].expand(-1, 2 * pieces + 2)
+        return two_passes(block.field, rays, pieces, random, block.dimensions.radius)[1]
+    assert block.occupancy is not None
+    return _before_dark(block, rays, block.occupancy.samples(rays, middle))
+
+
+@torch.no_grad()
+def met(block: Block, rays: Rays) -> Shape:
+    """What rays meet that anything is seen of, to be lit many times while a code is looked for."""
+    samples = samples_of(block, rays)
+    return block.shape(rays, _those(samples, block.shape(rays, samples).weight > _UNSEEN))
 
 
 def _before_dark(block: Block, rays: Rays, samples: Samples) -> Samples:
@@ -187,14 +198,14 @@ def _before_dark(block: Block, rays: Rays, samples: Samples) -> Samples:
         return samples
     number = torch.arange(len(samples.ray)) - samples.offsets[:-1][samples.ray]
     first = number < _FIRST
-    few = those(samples, first)
+    few = _those(samples, first)
     density = block.density(rays, few)
     depth = density * (few.ends - few.starts) * rays.directions.norm(dim=-1)[few.ray]
     passed = torch.exp(-torch.zeros(len(counts)).index_add_(0, few.ray, depth))
-    return those(samples, first | (passed > _DARK)[samples.ray])
+    return _those(samples, first | (passed > _DARK)[samples.ray])
 
 
-def those(samples: Samples, kept: Bool[Tensor, " samples"]) -> Samples:
+def _those(samples: Samples, kept: Bool[Tensor, " samples"]) -> Samples:
     """Some of the samples."""
     counts = torch.zeros(len(samples.offsets) - 1, dtype=torch.int64).index_add_(0, samples.ray, kept.long())
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

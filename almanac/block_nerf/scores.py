@@ -13,14 +13,13 @@ from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import Loaded
 from almanac.block_nerf.model import Block, Light
-from almanac.block_nerf.render import local, samples_of, those
+from almanac.block_nerf.render import local, met, samples_of
 from almanac.block_nerf.views import compared
 
 ITERATIONS = 100
 """In which a code is fitted."""
 
 _RATE = 0.05  # Adam's
-_UNSEEN = 1e-3  # weight below which a sample is left out while fitting
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,7 @@ def fit_code(
         start: the code to begin with.
         iterations: of Adam.
     """
-    with torch.no_grad():
-        samples = samples_of(block, rays)
-        samples = those(samples, block.shape(rays, samples).weight > _UNSEEN)
-        shape = block.shape(rays, samples)
+    shape = met(block, rays)
     code = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([code], _RATE)
     for _ in range(iterations):

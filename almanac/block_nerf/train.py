@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.captures.photos import Batch, Photos
+from almanac.block_nerf.fields.ipe import IpeField, two_passes
 from almanac.block_nerf.fields.occupancy import FAR, NEAR
-from almanac.block_nerf.model import Block, Dimensions, two_passes
+from almanac.block_nerf.model import Block, Dimensions
 from almanac.block_nerf.rendering import Samples
 from almanac.runtime import device
 from almanac.runtime.fit import FitConfig, fit
@@ -105,7 +106,6 @@ def train_block(
     seed: int = 0,
     device_name: str = "auto",
     resume: bool = False,
-    validate: Callable[[nn.Module], float] | None = None,
 ) -> tuple[Block, dict[str, Any]]:
     """Train one block.
 
@@ -117,7 +117,6 @@ def train_block(
         seed: of weights and order.
         device_name: auto, cpu or cuda.
         resume: go on with the run in `out`.
-        validate: as `fit` takes it.
 
     Returns:
         the block with averaged weights, and how it came to be.
@@ -137,7 +136,6 @@ def train_block(
         seed=seed,
         device_name=device_name,
         resume=resume,
-        validate=validate,
     )
     block.load_state_dict(fitted.weights)
     facts = {
@@ -170,14 +168,14 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
             rays = model.poses.corrected(rays, segments[batch.photo])
         step = int(model.steps)
         model.steps += 1
-        if model.occupancy is not None:
-            samples, count = _sampled(model, rays, preset.samples, step, generator)
-            first = None
+        first = None
+        if isinstance(model.field, IpeField):
+            pieces = preset.block.samples
+            count = min(preset.samples // (2 * pieces), len(rays.origins))
+            random = torch.rand(count, 2 * pieces + 2, generator=generator)
+            first, samples = two_passes(model.field, rays.of(slice(count)), pieces, random, preset.block.radius)
         else:
-            count = min(preset.samples // (2 * preset.block.samples), len(rays.origins))
-            random = torch.rand(count, 2 * preset.block.samples + 2, generator=generator)
-            few = rays.of(slice(count))
-            first, samples = two_passes(model, few, preset.block.samples, random, preset.block.radius)
+            samples, count = _sampled(model, rays, preset.samples, step, generator)
         rays, colours = rays.of(slice(count)), batch.colours[:count]
         light = model.light(codes[batch.photo[:count]], exposures[batch.photo[:count]])
         view, weight, _ = model.seen(rays, light, samples)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from almanac.block_nerf.captures import transforms
+from almanac.block_nerf.cameras import Camera
+from almanac.block_nerf.captures import colmap, transforms, waymo
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.captures.photos import Photos
 from almanac.runtime.errors import UserError
@@ -123,6 +124,28 @@ def test_photos_and_masks_of_other_sizes_are_said(tmp_path):
     changed(folder, lambda said: said["frames"][0].pop("mask_path"))
     with pytest.raises(UserError, match=r"001.png is 24x24, and its camera 32x24"):
         Photos(opened(folder, tmp_path), tmp_path / "cache")
+
+
+def test_a_ray_for_each_pixel_becomes_a_pose_and_a_lens():
+    camera = Camera(64, 48, (50.0, 50.0), (31.0, 25.0), "RADIAL", (0.02, -0.005))
+    where = pose((3.0, 4.0, 1.5), 0.7)
+    rays = camera.directions(camera.all_pixels()) @ where[:3, :3].T
+    origins = np.broadcast_to(where[:3, 3], rays.shape)
+    found, lens = waymo.fitted(origins.astype(np.float32), (rays * 3).astype(np.float32))
+    again = lens.directions(lens.all_pixels()) @ found[:3, :3].T
+    unit = [each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (again, rays)]
+    assert np.abs(unit[0] - unit[1]).max() * 50 < 0.05 and np.allclose(found[:3, 3], where[:3, 3], atol=1e-5)
+
+
+def test_a_world_without_size_is_set_upright_with_a_metre_between_photos():
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    poses = np.array([pose((0.3 * number, 0.0, 0.0), 0.2 * number) for number in range(9)])
+    poses[:, :3] = turn @ poses[:, :3]
+    found = colmap.upright(poses)
+    assert np.allclose(found[:, :3, 1], [0, 0, 1], atol=1e-9)
+    assert np.allclose(np.linalg.norm(np.diff(found[:, :3, 3], axis=0), axis=-1), 1)
+    assert np.allclose(found[:, :3, :3] @ found[:, :3, :3].transpose(0, 2, 1), np.eye(3))
 
 
 def test_what_is_no_json_is_said(tmp_path):

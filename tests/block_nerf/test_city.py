@@ -11,9 +11,11 @@ import torch
 from almanac.block_nerf import build, placement
 from almanac.block_nerf.captures.capture import Crossing
 from almanac.block_nerf.captures.opened import opened
+from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import City
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS, Appearance, chosen, inverse_distance, view
+from almanac.block_nerf.scores import scored
 from almanac.block_nerf.train import PRESETS, scaled
 from almanac.runtime.errors import UserError
 from tests.block_nerf.made import photo, yard
@@ -51,6 +53,26 @@ def test_a_city_shows_what_was_photographed(city):
         truth = photo(tested.poses[number], 1.0 if session == 0 else 0.5) / 255
         psnr = -10 * np.log10(((picture.colours - truth) ** 2).mean())
         assert psnr > 17
+
+
+def test_a_light_that_is_not_known_is_fitted_to_one_half_and_scored_on_the_other(city, tmp_path):
+    folder, capture, _ = city
+    tested = capture.of(capture.tested)
+    loaded = City(folder).block("block_00")
+    photos = Photos(tested, tmp_path)
+    for number in range(len(tested)):
+        fitted = scored(loaded, photos, number, 1.0)
+        assert fitted.psnr > 15 and fitted.psnr == pytest.approx(fitted.psnr_unmasked)
+        other = replace(tested, sessions=1 - tested.sessions)
+        assert fitted.psnr > scored(loaded, Photos(other, tmp_path), number, 1.0, fitted=False).psnr + 1
+
+
+def test_the_papers_own_field_is_trained_and_looked_at_alike(city, tmp_path):
+    _, capture, _ = city
+    small = replace(SHORT, block=replace(SHORT.block, field="ipe-mlp", width=16, samples=8), samples=2_000)
+    build.build(capture, tmp_path / "city", build.Plan(scaled(small, 5), matched=False))
+    picture = view(City(tmp_path / "city"), capture.cameras[0], capture.poses[0])
+    assert np.isfinite(picture.colours).all() and picture.opacity.max() > 0.05
 
 
 def test_a_session_is_a_light(city):

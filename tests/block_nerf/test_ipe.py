@@ -2,7 +2,15 @@ import numpy as np
 import torch
 
 from almanac.block_nerf.cameras import Rays
-from almanac.block_nerf.fields.ipe import FREQUENCIES, Gaussians, IpeField, gaussians, integrated_encoding
+from almanac.block_nerf.fields.ipe import (
+    FREQUENCIES,
+    Gaussians,
+    IpeField,
+    gaussians,
+    integrated_encoding,
+    resampled,
+    two_passes,
+)
 from almanac.block_nerf.rendering import evenly
 
 MANY = 10_000
@@ -81,3 +89,23 @@ def test_field_gives_a_density_and_features_for_each_piece():
     samples = evenly(torch.linspace(1, 4, 9).expand(5, 9))
     density, features = field(rays, samples)
     assert density.shape == (40,) and features.shape == (40, 16) and (density >= 0).all()
+
+
+def test_new_pieces_are_where_something_was_seen():
+    edges = torch.linspace(0, 10, 11).expand(4, 11)
+    weight = torch.zeros(4, 10)
+    weight[:, 6] = 1.0
+    found = resampled(edges, weight, torch.full((4, 65), 0.5))
+    assert (found.diff(dim=1) >= 0).all() and found.min() >= 0 and found.max() <= 10
+    assert ((found > 5) & (found < 8)).float().mean() > 0.85
+
+
+def test_two_passes_look_from_near_to_far_and_then_closer():
+    torch.manual_seed(0)
+    rays = Rays(torch.zeros(6, 3), torch.randn(6, 3), torch.full((6,), 0.01))
+    first, second = two_passes(IpeField(10.0, width=16), rays, 8, torch.rand(6, 18), 10.0)
+    for samples in (first, second):
+        assert len(samples.ray) == 48 and (samples.ends >= samples.starts).all()
+        assert (samples.starts.view(6, 8)[:, 1:] == samples.ends.view(6, 8)[:, :-1]).all()
+    lengths = rays.directions.norm(dim=-1)
+    assert (first.ends.view(6, 8)[:, -1] * lengths > 15).all()

@@ -4,7 +4,7 @@ a photographer would have is in `transforms.json`; what only a world's maker can
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -207,7 +207,9 @@ class World:
         }
 
 
-def _rendered(world: World, missing: Sequence[list[Shot]], out: Path, processes: int | None, stopped: Sequence[float]):
+def _rendered(
+    world: World, missing: Sequence[list[Shot]], out: Path, processes: int | None, stopped: Sequence[float]
+) -> Iterator[list[Shot]]:
     """Positions, each as it is done."""
     count = min(processes or len(os.sched_getaffinity(0)), len(missing))
     if count <= 1:

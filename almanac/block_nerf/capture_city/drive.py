@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import shapely
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import substring
 
@@ -129,8 +130,6 @@ def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: 
 
 def given(pose: Float[np.ndarray, "4 4"], drift: Float[np.ndarray, "6"]) -> Float[np.ndarray, "4 4"]:
     """The pose that a capture says, of the true one: turned about itself and shifted."""
-    from scipy.spatial.transform import Rotation
-
     wrong = np.array(pose)
     wrong[:3, :3] = Rotation.from_rotvec(drift[3:]).as_matrix() @ pose[:3, :3]
     wrong[:3, 3] += drift[:3]

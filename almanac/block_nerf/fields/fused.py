@@ -11,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
-from almanac.block_nerf.fields.hash_grid import HashField, read_level, slopes, write_levels
+from almanac.block_nerf.fields.hash_grid import HIGHEST, HashField, read_level, slopes, unit, write_levels
 from almanac.block_nerf.fields.threads import shared
 from almanac.block_nerf.rendering import Samples
 from almanac.nn.compiled import compiled
 
 _TILE = 256  # samples at a time
-_HIGHEST = 9.0  # logarithm of a density
 
 
 def shaded(
@@ -116,20 +115,6 @@ def _bounds(offsets: Tensor) -> list[tuple[int, int]]:
 
 
 @compiled
-def _unit(x, y, z, scale):
-    """A point in the unit cube, as `drawn_in` has it, and by how much it was drawn in."""
-    x, y, z = x / scale[0], y / scale[1], z / scale[2]
-    norm = np.sqrt(x * x + y * y + z * z)
-    part = np.float32(1.0)
-    if norm > 1.0:
-        part = (np.float32(2.0) - np.float32(1.0) / norm) / norm
-    else:
-        norm = np.float32(1.0)
-    quarter = np.float32(0.25)
-    return (x * part + 2) * quarter, (y * part + 2) * quarter, (z * part + 2) * quarter, norm
-
-
-@compiled
 def _through(
     origins, directions, told, table, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first, count,
     points, x, h1, f, g, h2, c,
@@ -137,7 +122,7 @@ def _through(
     """A tile: positions, tables, and four layers."""
     for i in range(count):
         at, r = (starts[first + i] + ends[first + i]) * np.float32(0.5), ray[first + i]
-        points[i, 0], points[i, 1], points[i, 2], _ = _unit(
+        points[i, 0], points[i, 1], points[i, 2] = unit(
             origins[r, 0] + directions[r, 0] * at,
             origins[r, 1] + directions[r, 1] * at,
             origins[r, 2] + directions[r, 2] * at,
@@ -151,7 +136,7 @@ def _through(
             h1[i, j] = max(h1[i, j] + b1[j], np.float32(0))
     np.dot(h1, w2, f)
     for i in range(count):
-        f[i, 0] = min(f[i, 0] + b2[0], np.float32(_HIGHEST))
+        f[i, 0] = min(f[i, 0] + b2[0], np.float32(HIGHEST))
         for j in range(g.shape[1]):
             g[i, j] = f[i, j + 1] + b2[j + 1]
     np.dot(g, w3, h2)
@@ -221,7 +206,7 @@ def _backward(
                 to_told[r, j] += value
         np.dot(d2, v3, dg)
         for i in range(count):
-            steep = density[first + i] if f[i, 0] < _HIGHEST else np.float32(0)
+            steep = density[first + i] if f[i, 0] < HIGHEST else np.float32(0)
             df[i, 0] = from_density[first + i] * steep
             for j in range(dg.shape[1]):
                 df[i, j + 1] = dg[i, j]

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
-from almanac.block_nerf.fields.threads import shared
-from almanac.block_nerf.fields.threads import slices as parts_of
+from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples
 from almanac.nn.compiled import compiled
 
 FEATURES = 2
 """Numbers a corner keeps."""
+HIGHEST = 9.0
+"""Logarithm of a density, for a metre."""
 _PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003, as Instant-NGP has them
 _SPREAD = 1e-4  # of what the tables begin with
 _THIN = -3.0  # logarithm of the density at first, for a metre: rays see twenty metres far
@@ -120,7 +121,7 @@ class HashField(nn.Module):
         """Densities and features at some points, in metres from the block's middle."""
         x = self.encoding(drawn_in(points / self.scale(points)))
         x = self.out(torch.relu(self.hidden(x)))
-        return torch.exp(x[:, 0].clamp_max(9.0)), x[:, 1:]
+        return torch.exp(x[:, 0].clamp_max(HIGHEST)), x[:, 1:]
 
     def scale(self, like: Tensor) -> Float[Tensor, "3"]:
         """Metres for each axis that come to 1."""
@@ -138,6 +139,16 @@ def drawn_in(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     return ((2 - 1 / norm) * points / norm + 2) / 4
 
 
+@compiled
+def unit(x, y, z, scale):
+    """The same for one point in metres, in loops."""
+    x, y, z = x / scale[0], y / scale[1], z / scale[2]
+    norm = max(np.sqrt(x * x + y * y + z * z), np.float32(1))
+    part = (np.float32(2) - np.float32(1) / norm) / norm
+    quarter = np.float32(0.25)
+    return (x * part + 2) * quarter, (y * part + 2) * quarter, (z * part + 2) * quarter
+
+
 class _Encoded(torch.autograd.Function):
     """The compiled loops, and their gradients."""
 
@@ -152,7 +163,7 @@ class _Encoded(torch.autograd.Function):
             for level in range(layout.shape[1]):
                 read_level(places[some], rows, layout, level, some.stop - some.start, out[some])
 
-        shared(read, parts_of(len(points), 4_096))
+        shared(read, slices(len(points), 4_096))
         return found
 
     @staticmethod
@@ -167,7 +178,7 @@ class _Encoded(torch.autograd.Function):
             out = moved.numpy()
             shared(
                 lambda some: slopes(places[some], rows, ctx.layout, given[some], some.stop - some.start, out[some]),
-                parts_of(len(points), 4_096),
+                slices(len(points), 4_096),
             )
         if ctx.needs_input_grad[1]:
             rewritten = torch.zeros_like(table)
@@ -194,7 +205,7 @@ def row_of(x, y, z, cells, rows, dense):
     """Where a corner's numbers are in its level's table."""
     if dense:
         return (z * (cells + 1) + y) * (cells + 1) + x
-    return (x ^ (y * 2_654_435_761) ^ (z * 805_459_861)) & (rows - 1)
+    return (x * _PRIMES[0] ^ y * _PRIMES[1] ^ z * _PRIMES[2]) & (rows - 1)
 
 
 @compiled

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from almanac.block_nerf import rendering
 from almanac.block_nerf.cameras import Rays
+from almanac.block_nerf.fields.occupancy import NEAR
 from almanac.block_nerf.rendering import Samples
 
 FREQUENCIES = 16
@@ -111,3 +113,52 @@ class IpeField(nn.Module):
             x = torch.relu(layer(torch.cat([x, encoded], -1) if number == self.again else x))
         density, features = self.out(x).split([1, self.features], -1)
         return nn.functional.softplus(density[:, 0] - 1), features
+
+
+def two_passes(field: IpeField, rays: Rays, count: int, random: Tensor, radius: float) -> tuple[Samples, Samples]:
+    """Where mip-NeRF looks: evenly over the ray by disparity and distance first, and then where something was seen (its section 3.1 and
+    `resample_along_rays`). One network is asked both times.
+
+    Args:
+        field: that is asked.
+        rays: lines of sight.
+        count: pieces of each pass.
+        random: from 0 to 1, [rays, 2 * count + 2]; halves where nothing is by chance.
+        radius: metres that are looked at evenly; a third as much again by disparity.
+    """
+    lengths = rays.directions.norm(dim=-1, keepdim=True)
+    u = torch.linspace(0, 1, count + 1, device=random.device)
+    near, far = NEAR, 3 * radius
+    edges = near * (far / near) ** u
+    middle = (edges[1:] + edges[:-1]) / 2
+    low, high = torch.cat([edges[:1], middle]), torch.cat([middle, edges[-1:]])
+    first = (low + (high - low) * random[:, : count + 1]) / lengths
+    coarse = rendering.evenly(first)
+    with torch.no_grad():
+        density, _ = field(rays, coarse)
+        weight, _ = rendering.weights(density, coarse, lengths[:, 0])
+    second = resampled(first.detach(), weight.view(len(first), count), random[:, count + 1 :])
+    return coarse, rendering.evenly(second)
+
+
+def resampled(
+    edges: Float[Tensor, "rays edges"], weight: Float[Tensor, "rays pieces"], random: Float[Tensor, "rays drawn"]
+) -> Float[Tensor, "rays drawn"]:
+    """Borders of new pieces where weights are, after a blur of them (mip-NeRF, equation 18).
+
+    Args:
+        edges: of the pieces that were weighed.
+        weight: of each.
+        random: from 0 to 1.
+    """
+    padded = torch.cat([weight[:, :1], weight, weight[:, -1:]], -1)
+    largest = torch.maximum(padded[:, :-1], padded[:, 1:])
+    blurred = (largest[:, :-1] + largest[:, 1:]) / 2 + 0.01
+    upto = torch.cat([torch.zeros_like(blurred[:, :1]), (blurred / blurred.sum(-1, keepdim=True)).cumsum(-1)], -1)
+    upto[:, -1] = 1.0
+    count = random.shape[1]
+    u = (torch.arange(count, device=random.device) + random.clamp(0, 1 - 1e-5)) / count
+    above = torch.searchsorted(upto.contiguous(), u.contiguous(), right=True).clamp(1, edges.shape[1] - 1)
+    low, high = upto.gather(1, above - 1), upto.gather(1, above)
+    part = ((u - low) / (high - low).clamp_min(1e-8)).clamp(0, 1)
+    return edges.gather(1, above - 1) * (1 - part) + edges.gather(1, above) * part

@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_cdt
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
+from almanac.block_nerf.fields.hash_grid import unit
 from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples
 from almanac.nn.compiled import compiled
@@ -123,14 +124,10 @@ class Occupancy(nn.Module):
 @compiled
 def _cell(x, y, z, scale, shape):
     """The number of the cell of a point, as `drawn_in` has it."""
-    x, y, z = x / scale[0], y / scale[1], z / scale[2]
-    norm = np.sqrt(x * x + y * y + z * z)
-    if norm > 1.0:
-        part = (2.0 - 1.0 / norm) / norm
-        x, y, z = x * part, y * part, z * part
-    i = min(max(np.int64((x + 2.0) * 0.25 * shape[0]), 0), shape[0] - 1)
-    j = min(max(np.int64((y + 2.0) * 0.25 * shape[1]), 0), shape[1] - 1)
-    k = min(max(np.int64((z + 2.0) * 0.25 * shape[2]), 0), shape[2] - 1)
+    x, y, z = unit(x, y, z, scale)
+    i = min(max(np.int64(x * shape[0]), 0), shape[0] - 1)
+    j = min(max(np.int64(y * shape[1]), 0), shape[1] - 1)
+    k = min(max(np.int64(z * shape[2]), 0), shape[2] - 1)
     return (i * shape[1] + j) * shape[2] + k
 
 
