@@ -116,7 +116,7 @@ def build(services: Services) -> gr.Blocks:
 def _recording_tab(page: gr.Blocks, services: Services, models: list[str], turns: Turns) -> None:
     with gr.Row(elem_classes="workbench"):
         with gr.Column(elem_classes="controls", scale=0, min_width=320):
-            chosen = gr.State()
+            chosen, written = gr.State(), gr.State("")
             with gr.Column(elem_classes="field"):
                 gr.HTML('<p class="heading">Recording</p>', apply_default_css=False)
                 with gr.Row(elem_classes="source"):
@@ -150,21 +150,24 @@ def _recording_tab(page: gr.Blocks, services: Services, models: list[str], turns
     @tells_errors
     async def run(
         recording: _Recording, language: str, task: Task, name: str, words: bool
-    ) -> AsyncGenerator[str, None]:
-        yield recording.html + player.progress(0.0, recording.seconds, None)
+    ) -> AsyncGenerator[tuple[str, str], None]:
+        yield recording.html + player.progress(0.0, recording.seconds, None), ""
         wish = _Wish(name, language, task, words)
         work = partial(_transcribed, services.device, recording, wish)
         async with aclosing(turns.follow(work)) as parts:
-            async for part in parts:
-                yield recording.html + part
+            async for progress, transcript in parts:
+                yield recording.html + progress + transcript, transcript
 
     page.load(partial(pick, 0), None, [chosen, results], **_QUIET)
     uploaded = upload.upload(read, upload, [chosen, results, upload], **_QUIET)
     uploaded.failure(lambda: None, None, upload, **_QUIET)
     for number, example in enumerate(examples):
         example.click(partial(pick, number), None, [chosen, results], **_QUIET)
-    running = button.click(run, [chosen, language, task, model, words], results, **_COMPUTES)
-    results.stop(None, cancels=[running]).then(None, js="() => document.querySelector('.work')?.remove()", **_QUIET)
+    def stop(recording: _Recording, transcript: str) -> str:
+        return recording.html + (transcript or player.hint(_BEGIN))
+
+    running = button.click(run, [chosen, language, task, model, words], [results, written], **_COMPUTES)
+    results.stop(stop, [chosen, written], results, cancels=[running], **_QUIET)
 
 
 def _live_tab(services: Services, models: list[str], turns: Turns) -> None:
@@ -217,8 +220,10 @@ def _microphone(title: str, live: bool = False) -> gr.HTML:
     return gr.HTML(html_template=button, js_on_load=_MICROPHONE, apply_default_css=False, elem_classes=classes)
 
 
-def _transcribed(device: str, recording: _Recording, wish: _Wish, job: Job, tell: Callable[[str], None]) -> None:
-    """Transcribe a recording and tell its page, again and again, what it should show below the player."""
+def _transcribed(
+    device: str, recording: _Recording, wish: _Wish, job: Job, tell: Callable[[tuple[str, str]], None]
+) -> None:
+    """Transcribe a recording and tell its page, again and again, what it should show below the player: progress, and what is written."""
     with job:
         found, started = _load(wish.model, device), time.monotonic()
         samples = _again(recording)
@@ -232,22 +237,23 @@ def _transcribed(device: str, recording: _Recording, wish: _Wish, job: Job, tell
         def on_progress(seconds: float, segments: Sequence[Segment]) -> None:
             said.extend(segments)
             left = (time.monotonic() - started) / max(seconds, 0.1) * (recording.seconds - seconds)
-            tell(player.progress(seconds, recording.seconds, left) + player.segments(said, written))
+            tell((player.progress(seconds, recording.seconds, left), player.segments(said, written)))
             job.give_way()
 
         settings = transcribe.Settings(options, best_of=BEAMS, words=wish.words)
         transcript = transcribe.transcribe(found, samples, settings, on_progress)
     if not transcript.text.strip():
-        tell(player.hint(_NOTHING))
+        tell(("", player.hint(_NOTHING)))
         return
     words = [word for segment in transcript.segments for word in segment.words or ()]
     took = time.monotonic() - started
-    tell(
-        player.summary(probabilities, transcript.language, wish.task, took)
-        + player.segments(transcript.segments, written)
-        + player.downloads(transcript, Path(recording.title).stem)
-        + player.spectrogram(samples, found.model.dims.n_mels, words)
+    parts = (
+        player.summary(probabilities, transcript.language, wish.task, took),
+        player.segments(transcript.segments, written),
+        player.downloads(transcript, Path(recording.title).stem),
+        player.spectrogram(samples, found.model.dims.n_mels, words),
     )
+    tell(("", "".join(parts)))
 
 
 def _spoken(found: Recogniser, samples: audio.Pcm) -> dict[str, float]:
