@@ -163,6 +163,7 @@ def _recording_tab(page: gr.Blocks, services: Services, models: list[str], turns
     uploaded.failure(lambda: None, None, upload, **_QUIET)
     for number, example in enumerate(examples):
         example.click(partial(pick, number), None, [chosen, results], **_QUIET)
+
     def stop(recording: _Recording, transcript: str) -> str:
         return recording.html + (transcript or player.hint(_BEGIN))
 
