@@ -50,6 +50,7 @@ class Shape:
 
 
 SIZES = {
+    "0.1m": Shape(16, 5, 64),
     "0.4m": Shape(32, 5, 128),
     "1.3m": Shape(64, 5, 256),
     "5m": Shape(128, 5),
@@ -57,7 +58,7 @@ SIZES = {
     "60m": Shape(512, 5),
     "120m": Shape(512, 10),
 }
-"""Networks by name: the paper's four, and two that a processor trains."""
+"""Networks by name: the paper's four, and three that a processor trains."""
 
 
 @dataclass(frozen=True)
