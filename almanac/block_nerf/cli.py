@@ -22,6 +22,7 @@ def capture_city(
     size: str = "160x120",
     crossings: int | None = None,
     start: tuple[float, float] | None = None,
+    towards: tuple[float, float] | None = None,
     samples: int = 48,
     without_house: tuple[float, float] | None = None,
     out: Path = OUT / "capture",
@@ -42,6 +43,7 @@ def capture_city(
         size: of a photo, in pixels: WxH.
         crossings: round which; default: one for 120 photos of a session.
         start: east and north in metres of the area's centre, near which the first crossing is; default: the centre.
+        towards: the end of a street that begins at `start`: all crossings along it are driven, instead of so many round one.
         samples: paths of light a pixel; photos to test with have four times as many.
         without_house: east and north in metres, near which a house is gone: the city after a change.
         out: the folder.
@@ -52,7 +54,9 @@ def capture_city(
     """
     from almanac.block_nerf.capture_city import capture_city as capturing
 
-    request = capturing.Request(area, sessions, frames, _size(size), crossings, start, samples, without_house, seed)
+    request = capturing.Request(
+        area, sessions, frames, _size(size), crossings, start, towards, samples, without_house, seed
+    )
     found = capturing.capture_city(request, out, processes, resume)
     told = (
         f"{out}: {found['frames']} photos round {found['crossings']} crossings, {found['tested']} of them to test with"

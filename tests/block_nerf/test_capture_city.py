@@ -80,6 +80,14 @@ def test_known_areas_are_those_of_the_paper(needs_data):
     assert len(third.houses) == 616 and min(len(crossing.arms) for crossing in third.crossings) >= 3
     chosen = drives.chosen(alamo, 4)
     assert len(chosen) == 4 and len({crossing.place for crossing in chosen}) == 4
+    along = drives.chosen(third, 1, (8.0, -407.0), (-66.0, 527.0))
+    norths = [crossing.place[1] for crossing in along]
+    assert len(along) > 8 and norths == sorted(norths)
+    with pytest.raises(UserError, match="no crossing"):
+        drives.chosen(third, 1, (5e3, 0.0), (5e3, 100.0))
+    few = drives.planned(third, along, 1, 160, 0)
+    there = np.array([shot.pose[:2, 3] for shot in few.shots])
+    assert np.abs(there[:, 0] - np.interp(there[:, 1], norths, [crossing.place[0] for crossing in along])).max() < 30
 
 
 def test_a_drive_is_as_long_as_asked_and_its_poses_are_wrong_by_segment(tmp_path):

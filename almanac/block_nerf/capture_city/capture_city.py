@@ -55,6 +55,8 @@ class Request:
     """Round which; None: one for `CROSSING_FRAMES` of a session."""
     start: tuple[float, float] | None = None
     """In metres from the area's centre, near which the first crossing is; None: its middle."""
+    towards: tuple[float, float] | None = None
+    """The end of a street that begins at `start`: all crossings along it."""
     samples: int = 48
     """Paths a pixel."""
     removed: tuple[float, float] | None = None
@@ -115,7 +117,7 @@ class World:
         self.request = request
         area = areas.read(request.area)
         count = request.crossings or max(1, request.frames // (CROSSING_FRAMES * request.sessions))
-        crossings = drives.chosen(area, count, request.start)
+        crossings = drives.chosen(area, count, request.start, request.towards)
         self.drive: Drive = drives.planned(area, crossings, request.sessions, request.frames, request.seed)
         self.area: Area = _without(area, request.removed) if request.removed else area
         self._studios: dict[int, Studio] = {}

@@ -13,6 +13,7 @@ from shapely.ops import substring
 
 from almanac.block_nerf.capture_city.area import Area, Crossing
 from almanac.block_nerf.capture_city.light import Hour
+from almanac.runtime.errors import UserError
 
 HEIGHT = 1.9  # m, of the cameras
 FIELD = 90.0  # degrees, of a camera's width
@@ -36,6 +37,9 @@ EXPOSURES = (0.5, 2.0)
 
 _TESTED = 8  # one photo position in so many is kept to test with
 _MOST_CARS = 5
+_APART = 8.0  # m between photos of a session, at most
+_BESIDE = 60.0  # m from a crossing or a street that still belongs to it: carriageways run side by side
+_LEAST = 0.15  # of a street that is driven at least
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,44 @@ class Drive:
     """What is wrong with the given poses of each segment: a shift in metres and a turn in radians about x, y and z."""
 
 
-def chosen(area: Area, count: int, start: tuple[float, float] | None = None) -> tuple[Crossing, ...]:
-    """So many crossings that lie together, each with an arm to one before it.
+def chosen(
+    area: Area, count: int, start: tuple[float, float] | None = None, towards: tuple[float, float] | None = None
+) -> tuple[Crossing, ...]:
+    """So many crossings that lie together, each with an arm to one before it; or those along a street.
 
     Args:
         area: where.
-        count: how many; fewer if the area has no more.
+        count: how many, if `towards` isn't given; fewer if the area has no more.
         start: near which the first is; None: the area's middle.
+        towards: the end of a street that begins at `start`.
+
+    Raises:
+        UserError: there is no crossing along the street.
     """
     crossings = area.crossings
-    place = np.array(start or np.mean([each.place for each in crossings], 0))
-    order = [min(range(len(crossings)), key=lambda at: float(np.linalg.norm(np.array(crossings[at].place) - place)))]
+    places = np.array([each.place for each in crossings])
+    begin = np.array(start or places.mean(0))
+    if towards is not None:
+        return _along(crossings, begin, np.array(towards))
+    order = [int(np.argmin(np.linalg.norm(places - begin, axis=-1)))]
     while len(order) < count:
         edge = {other for at in order for other in crossings[at].others if other is not None} - set(order)
         if not edge:
             break
         # along one street rather than round one place: what is nearest to the last
-        last = np.array(crossings[order[-1]].place)
-        order.append(min(sorted(edge), key=lambda at: float(np.linalg.norm(np.array(crossings[at].place) - last))))
+        order.append(min(sorted(edge), key=lambda at: float(np.linalg.norm(places[at] - places[order[-1]]))))
     return tuple(crossings[at] for at in order)
+
+
+def _along(
+    crossings: tuple[Crossing, ...], start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"]
+) -> tuple[Crossing, ...]:
+    """Those that are near a straight line, in order."""
+    line = shapely.LineString([start, end])
+    near = [each for each in crossings if line.distance(shapely.Point(each.place)) < _BESIDE]
+    if not near:
+        raise UserError(f"no crossing is between {start} and {end}", "give the ends of a street in metres, east and north")
+    return tuple(sorted(near, key=lambda each: line.project(shapely.Point(each.place))))
 
 
 def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: int, seed: int) -> Drive:
@@ -100,12 +123,8 @@ def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: 
         seed: of where exactly, of exposures, of other cars, of what is wrong with poses.
     """
     random = np.random.default_rng([seed, 10])
-    arms = [_cut(arm, COVERED * arm.length) for crossing in crossings for arm in crossing.arms]
     positions = max(frames // (len(CAMERAS) * sessions), 2)
-    length = sum(arm.length for arm in arms)
-    # where photos are few, they are taken near the crossings, no farther apart than a car drives in a second
-    part = min(1.0, max(positions * 5.0 / length, 0.15))
-    arms = [_cut(arm, part * arm.length) for arm in arms]
+    arms = _driven(crossings, positions * _APART)
     spacing = sum(arm.length for arm in arms) / positions
     shots, drifts, number = [], [], 0
     for session in range(sessions):
@@ -126,6 +145,22 @@ def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: 
                     shots.append(Shot(name, session, segment, camera, rig @ _turned(angle), exposure, test, cars))
                 number += 1
     return Drive(crossings, shapely.union_all(arms), tuple(shots), np.array(drifts))
+
+
+def _driven(crossings: tuple[Crossing, ...], length: float) -> list[shapely.LineString]:
+    """The parts of streets that are driven, from each crossing outwards. Where there is not time for all, streets that lead away from all of
+    the crossings are left earlier than those between two, which both their blocks learn from."""
+    places = np.array([crossing.place for crossing in crossings])
+    arms = []
+    for crossing in crossings:
+        for arm in crossing.arms:
+            others = np.linalg.norm(places - arm.coords[-1][:2], axis=-1)[(places != crossing.place).any(-1)]
+            arms.append((_cut(arm, COVERED * arm.length), bool((others < _BESIDE).any())))
+    between = sum(arm.length for arm, inner in arms if inner)
+    away = sum(arm.length for arm, _ in arms) - between
+    part_away = min(max((length - between) / max(away, 1e-6), _LEAST), 1.0)
+    part_between = min(max((length - part_away * away) / max(between, 1e-6), _LEAST), 1.0)
+    return [_cut(arm, (part_between if inner else part_away) * arm.length) for arm, inner in arms]
 
 
 def given(pose: Float[np.ndarray, "4 4"], drift: Float[np.ndarray, "6"]) -> Float[np.ndarray, "4 4"]:
