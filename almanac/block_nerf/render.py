@@ -1,7 +1,7 @@
 """Views of a city (Block-NeRF, section 4.3): blocks near the camera that see something of the view, each asked for its own picture, and the
 pictures mixed by how far the camera is from each block. Other ways to mix them are here, too, as the paper compares them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ METHODS: tuple[Method, ...] = ("nearest", "idw", "idw-3d", "imagewise", "pixelwi
 """Of mixing: the nearest block alone; inverse distance weights from the camera (the default, and the only one that is steady while the
 camera moves); from each pixel's place; the mean visibility of a block's view; each pixel's visibility."""
 
-_CHUNK = 16_384  # rays at once
+_CHUNK = 8_192  # rays at once
 _FIRST = 24  # samples that each ray is asked for first
 _DARK = 0.01  # transmittance below which nothing more is looked at
 _UNSEEN = 1e-3  # weight below which a sample is left out while a code is looked for
@@ -70,7 +70,14 @@ class Picture:
     """Blocks that were near enough, the nearest first."""
 
 
-@torch.no_grad()
+class Abandoned(Exception):
+    """Nobody wants a picture any more that was begun."""
+
+
+Looks = Callable[[Loaded, Rays], View]
+"""What a block sees along rays in the world's metres."""
+
+
 def view(
     city: City,
     camera: Camera,
@@ -78,6 +85,7 @@ def view(
     appearance: Appearance | None = None,
     method: Method = "idw",
     everything: bool = False,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Picture:
     """A view of a city.
 
@@ -88,12 +96,43 @@ def view(
         appearance: of which light and exposure.
         method: of mixing.
         everything: also the pictures of blocks that are left out, for those who want to see why.
+        wanted: whether it still is; asked every few thousand rays.
+
+    Raises:
+        Abandoned: it isn't wanted any more.
     """
-    appearance = appearance or Appearance()
+    how = appearance or Appearance()
+    return composed(
+        city, camera, pose, lambda loaded, rays: looked(loaded, rays, how, wanted), method, everything=everything
+    )
+
+
+@torch.no_grad()
+def composed(
+    city: City,
+    camera: Camera,
+    pose: Float[np.ndarray, "4 4"],
+    looks: Looks,
+    method: Method = "idw",
+    *,
+    culled: bool = True,
+    everything: bool = False,
+) -> Picture:
+    """A picture of what blocks see.
+
+    Args:
+        city: which.
+        camera: the lens.
+        pose: camera to world, metres.
+        looks: asks a block.
+        method: of mixing.
+        culled: whether blocks that see next to nothing of the view are left out.
+        everything: also the pictures of blocks that are left out.
+    """
     rays = rays_of(camera, pose, camera.all_pixels().reshape(-1, 2))
-    parts = chosen(city, camera, pose, method)
+    parts = chosen(city, camera, pose, method, culled)
     asked = [part for part in parts if part.kept or everything]
-    views = {part.place.name: looked(city.block(part.place.name), rays, appearance) for part in asked}
+    views = {part.place.name: looks(city.block(part.place.name), rays) for part in asked}
     weights = _mixture(city, [part for part in parts if part.kept], views, pose, rays, method)
     shape = (camera.height, camera.width)
     total = [torch.zeros(*shape, 3), torch.zeros(shape), torch.zeros(shape)]
@@ -108,7 +147,9 @@ def view(
     return Picture(colours.clip(0, 1), distance, opacity, told)
 
 
-def chosen(city: City, camera: Camera, pose: Float[np.ndarray, "4 4"], method: Method = "idw") -> list[Part]:
+def chosen(
+    city: City, camera: Camera, pose: Float[np.ndarray, "4 4"], method: Method = "idw", culled: bool = True
+) -> list[Part]:
     """Blocks near a camera, the nearest first, and which of them are asked: those that see something, or if none does the nearest.
 
     Args:
@@ -116,15 +157,16 @@ def chosen(city: City, camera: Camera, pose: Float[np.ndarray, "4 4"], method: M
         camera: the lens.
         pose: camera to world.
         method: of mixing; `nearest` keeps one.
+        culled: whether those are left out that see next to nothing.
     """
     position = pose[:3, 3]
     near = sorted(city.places, key=lambda place: float(np.hypot(*(position[:2] - place.origin[:2]))))
     candidates = [place for place in near if place.holds(position)] or near[:1]
     seen = [visibility(city.block(place.name), camera, pose) for place in candidates]
-    kept = [value >= city.about.threshold for value in seen]
+    kept = [value >= city.about.threshold or not culled for value in seen]
     if not any(kept):
         kept[0] = True
-    most = 1 if method == "nearest" else _MOST
+    most = 1 if method == "nearest" else _MOST if culled else len(kept)
     passed = np.cumsum(kept) <= most
     return [
         Part(place, value, bool(keep and room))
@@ -143,17 +185,23 @@ def visibility(loaded: Loaded, camera: Camera, pose: Float[np.ndarray, "4 4"]) -
 
 
 @torch.no_grad()
-def looked(loaded: Loaded, rays: Rays, appearance: Appearance) -> View:
+def looked(loaded: Loaded, rays: Rays, appearance: Appearance, wanted: Callable[[], bool] = lambda: True) -> View:
     """What a block sees along rays.
 
     Args:
         loaded: the block.
         rays: in the world's metres.
         appearance: light and exposure.
+        wanted: whether it still is.
+
+    Raises:
+        Abandoned: it isn't.
     """
     code = blended(loaded.codes, appearance.sessions)
     found = []
     for start in range(0, len(rays.origins), _CHUNK):
+        if not wanted():
+            raise Abandoned
         some = local(rays.of(slice(start, start + _CHUNK)), loaded.place)
         count = len(some.origins)
         light = Light(code.expand(count, -1), torch.full((count,), float(appearance.exposure)))
