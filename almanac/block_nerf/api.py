@@ -215,7 +215,8 @@ class _Rooms:
         if folder is None:
             raise UserError(f"there is no city {name} any more", "choose another one")
         with self._lock:
-            changed = max((each.stat().st_mtime for each in folder.glob("**/*.[js]*")), default=0.0)
+            files = [*folder.glob(folders.FILE), *folder.glob("*/*.safetensors")]
+            changed = max((each.stat().st_mtime for each in files), default=0.0)
             if self._open.get(name, (None,))[0] != changed:
                 self._open[name] = changed, Shown(name, City(folder), self._turns)
             return self._open[name][1]

@@ -125,6 +125,20 @@ class Camera:
         return u, v
 
 
+def level(place: Float[np.ndarray, "3"], heading: float) -> Float[np.ndarray, "4 4"]:
+    """The pose of a camera that looks level.
+
+    Args:
+        place: where it is.
+        heading: radians from x towards y.
+    """
+    forward = np.array([np.cos(heading), np.sin(heading), 0.0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.column_stack([np.cross(forward, [0.0, 0.0, 1.0]), [0.0, 0.0, 1.0], -forward])
+    pose[:3, 3] = place
+    return pose
+
+
 def rays_of(camera: Camera, poses: Float[np.ndarray, "*rays 4 4"], pixels: Float[np.ndarray, "rays 2"]) -> Rays:
     """The rays through places of pictures that one camera took.
 

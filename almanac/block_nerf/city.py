@@ -55,6 +55,8 @@ class Loaded:
     codes: Float[Tensor, "sessions 32"]
     """Of its own for each session, or those that make it look as its neighbours do."""
     facts: Mapping[str, Any]
+    matched: Mapping[str, Any] | None = None
+    """How its codes were matched to its neighbours'; None: they weren't."""
 
 
 class City:
@@ -156,9 +158,11 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
     codes = torch.zeros(sessions, CODE)
     if block.codes is not None:
         codes[: len(block.codes.weight)] = block.codes.weight.detach()[:sessions].float()
+    matched = None
     if (folder / place.name / _CODES).exists():
-        codes = checkpoint.load_weights(folder / place.name / _CODES, "block_nerf")[0]["codes"].float()
-    return Loaded(place, block.eval().requires_grad_(False), codes, facts)
+        found, matched = checkpoint.load_weights(folder / place.name / _CODES, "block_nerf")
+        codes = found["codes"].float()
+    return Loaded(place, block.eval().requires_grad_(False), codes, facts, matched)
 
 
 def _read(path: Path) -> About:

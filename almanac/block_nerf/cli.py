@@ -1,5 +1,6 @@
 """`almanac block-nerf VERB`: parse, call, print."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,7 +174,9 @@ def update_block(
 def render(
     city: tyro.conf.Positional[Path],
     *,
-    poses: Path,
+    poses: Path | None = None,
+    path: tuple[tuple[float, float], ...] = (),
+    step: float = 1.0,
     session: int | None = None,
     exposure: float | None = None,
     method: Mixing = "idw",
@@ -187,6 +190,8 @@ def render(
     Args:
         city: its folder.
         poses: a transforms.json: its frames that are to test with, or all where none is.
+        path: instead, x and y in metres of places that a camera goes by and looks ahead; with neither, it goes from block to block.
+        step: metres between pictures of a path.
         session: whose light pictures have; default: each frame's own.
         exposure: of the pictures, in the capture's unit; default: each frame's own.
         method: of mixing blocks' pictures: idw by the camera's distance (steady), nearest, idw-3d, or imagewise or pixelwise
@@ -197,17 +202,167 @@ def render(
         json: print one JSON object.
     """
     from almanac.block_nerf import views
-    from almanac.block_nerf.captures import transforms
     from almanac.block_nerf.city import City
 
+    known = City(city)
     found = views.rendered(
-        City(city), transforms.read(poses), out, session=session, exposure=exposure, method=method, every=every,
+        known, _places(known, poses, path, step), out, session=session, exposure=exposure, method=method, every=every,
         size=_size(size) if size else None,
     )  # fmt: skip
     said = f"{out}: {found['views']} pictures"
     if found["psnr"] is not None:
         said += f", {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}"
     console.result(found, json, said)
+
+
+def view(
+    city: tyro.conf.Positional[Path],
+    *,
+    host: str = os.environ.get("ALMANAC_HOST", "127.0.0.1"),
+    port: int = int(os.environ.get("ALMANAC_PORT", "8000")),
+) -> None:
+    """Fly through a city in the browser: turn the light of the day, the exposure, and how blocks are mixed; see which of them are asked.
+
+    Args:
+        city: its folder.
+        host: address to listen on ($ALMANAC_HOST); 0.0.0.0 lets other machines in.
+        port: port to listen on ($ALMANAC_PORT); 0 takes a free one.
+    """
+    try:
+        from almanac.block_nerf import api
+        from almanac.runtime import serving
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"viewing needs {error.name}, which is not installed", "pip install 'almanac[studio]'"
+        ) from None
+    from almanac.block_nerf.city import City
+
+    City(city)
+    with serving.listen(host, port) as listener:
+        console.log(f"{city} at http://{host}:{listener.getsockname()[1]}/live (Ctrl-C stops it)")
+        serving.serve(api.application(city), listener)
+
+
+def export(
+    city: tyro.conf.Positional[Path],
+    *,
+    what: Literal["film", "distances", "points"] = "film",
+    poses: Path | None = None,
+    path: tuple[tuple[float, float], ...] = (),
+    step: float | None = None,
+    session: int = 0,
+    until: int | None = None,
+    exposure: float = 1.0,
+    method: Mixing = "idw",
+    size: str = "640x480",
+    rate: int = 30,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """A film through a city, distances of what is seen, or a cloud of coloured points, for other programs.
+
+    Args:
+        city: its folder.
+        what: a film (MP4), distances (a NumPy file a view, metres along each ray), or points (PLY, GLB or XYZ by the file's name).
+        poses: a transforms.json with the places.
+        path: instead, x and y in metres of places that a camera goes by; with neither, it goes from block to block.
+        step: metres between pictures of a path; default: a third for a film, 8 for distances and points.
+        session: whose light it has.
+        until: a session whose light it changes to, on the way.
+        exposure: as a multiple of the capture's middle one.
+        method: of mixing blocks' pictures, as for render.
+        size: of pictures: WxH.
+        rate: pictures a second.
+        out: the file, or for distances the folder.
+        json: print one JSON object.
+    """
+    import numpy as np
+
+    from almanac.block_nerf import export as exports
+    from almanac.block_nerf.city import City
+    from almanac.block_nerf.render import Appearance, fading
+
+    known, pixels = City(city), _size(size)
+    places = _places(known, poses, path, step or (1 / 3 if what == "film" else 8.0))
+    ways, lens = list(places.poses), known.about.camera.scaled(*pixels)
+    light = Appearance(session, exposure)
+    if what == "film":
+        shares = np.linspace(0, 1, len(ways))
+        lights = [fading(light, until, float(share)) if until is not None else light for share in shares]
+        found = exports.film(known, lens, ways, out or OUT / "film.mp4", lights, method, rate)
+    elif what == "distances":
+        found = exports.distances(known, lens, ways, out or OUT / "distances", method)
+    else:
+        found = exports.points(known, [pose[:3, 3] for pose in ways], out or OUT / "points.ply", light, pixels)
+    console.result(found, json, f"{found['out']}: {', '.join(f'{v:,} {k}' for k, v in found.items() if k != 'out')}")
+
+
+def evaluate(
+    *,
+    city: Path | None = None,
+    street: Path | None = None,
+    changed: Path | None = None,
+    photos: Path | None = None,
+    parts: tuple[Literal["ablations", "masks", "city", "street", "update", "photos"], ...] = (
+        "ablations", "masks", "city", "street", "update", "photos",
+    ),
+    preset: Preset = "cpu",
+    field: Field | None = None,
+    steps: int | None = None,
+    most: int = 40,
+    device: str = "auto",
+    cells: Path = OUT / "cells",
+    write: bool = False,
+    seed: int = 0,
+    json: bool = False,
+) -> None:  # fmt: skip
+    """Measure cities beside the paper's tables, and draw its figures.
+
+    Cities that are trained for it are kept; an evaluation that was killed goes on when it is started again.
+
+    Args:
+        city: a capture of `capture-city` of several lights: ablations, masks, visibility, poses, exposure, matching, leaving blocks out.
+        street: one along a street: how many blocks it wants, and how they are best mixed.
+        changed: one of `city` after a house is gone (--without-house): what an update changes.
+        photos: photos of a real street: what correcting poses and telling lights apart are worth.
+        parts: of all that.
+        preset: cpu (two cores).
+        field: as for train.
+        steps: of each block's training, instead of the preset's.
+        most: photos that a model is scored by, at most.
+        device: auto, cpu or cuda.
+        cells: folder of what is trained.
+        write: whether to write results/block_nerf and its figures.
+        seed: of weights, order and points.
+        json: print one JSON object.
+    """
+    from almanac.block_nerf import evaluate as tables
+    from almanac.runtime import results
+
+    recipe = _recipe(preset, field, None, True, steps)
+    asked = tables.Asked(city, street, changed, photos, parts)
+    means = tables.Means(recipe, cells, most, device, seed)
+    found = tables.evaluate(asked, means)
+    if write:
+        for name, rows in found.items():
+            results.write("block_nerf", name, rows, seed, steps=recipe.fit.steps)
+        tables.draw(found, means, results.default_folder("block_nerf"))
+    text = "\n".join(f"{name}: {row}" for name, rows in found.items() if name != "border" for row in rows)
+    console.result(found, json, text)
+
+
+def _places(city: Any, poses: Path | None, path: tuple[tuple[float, float], ...], step: float) -> Any:
+    """The capture that says where to look from: a file's, or along a path."""
+    from almanac.block_nerf import ways
+    from almanac.block_nerf.captures import transforms
+
+    if poses is not None and path:
+        raise UserError("both --poses and --path say where to look from", "give one of them")
+    if poses is not None:
+        return transforms.read(poses)
+    if not step > 0:
+        raise UserError(f"step is {step}", "give metres above 0")
+    return ways.capture(city, ways.along(ways.through(city, path), step))
 
 
 def _plan(
@@ -223,9 +378,15 @@ def _plan(
     steps: int | None,
     seed: int,
 ) -> Any:
+    from almanac.block_nerf.build import Plan
+
+    recipe = _recipe(preset, field, exposure, masks, steps)
+    return Plan(recipe, spacing, blocks, longest, appearance, poses, appearance, seed)
+
+
+def _recipe(preset: str, field: str | None, exposure: str | None, masks: bool, steps: int | None) -> Any:
     from dataclasses import replace
 
-    from almanac.block_nerf.build import Plan
     from almanac.block_nerf.train import PRESETS, scaled
 
     recipe = replace(PRESETS[preset], masked=masks)
@@ -235,7 +396,7 @@ def _plan(
         if steps < 1:
             raise UserError(f"steps is {steps}", "give a whole number from 1 on")
         recipe = scaled(recipe, steps)
-    return Plan(recipe, spacing, blocks, longest, appearance, poses, appearance, seed)
+    return recipe
 
 
 def _told(found: dict[str, Any]) -> str:
@@ -262,4 +423,7 @@ COMMANDS = {
     "train": train,
     "update-block": update_block,
     "render": render,
+    "view": view,
+    "export": export,
+    "evaluate": evaluate,
 }

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from almanac.block_nerf import render
 from almanac.block_nerf.cameras import Camera, Rays, rays_of
-from almanac.block_nerf.city import About, City
+from almanac.block_nerf.city import About, City, Loaded
 from almanac.block_nerf.model import View
-from almanac.block_nerf.render import Abandoned, Appearance, Method, Part, Picture
+from almanac.block_nerf.render import Abandoned, Appearance, Method, Picture
 from almanac.runtime.errors import UserError
 from almanac.runtime.serving import Turns
 
@@ -46,11 +46,15 @@ _NEWEST = 0.3  # of the newest measurement in the rate
 _SETTLED = 0.08  # s without a newer wish, after which things stand
 _QUALITY = {False: 72, True: 94}  # of the JPEG, moving and still
 _WIDEST = 1.2  # half of the picture's width over the focal length, at most: 100° across
+_RAYS = 8_192  # that are asked for visibility at once
 _NEAREST, _FARTHEST = 1.0, 120.0  # metres, of the colours of depth
-_PREPARED = 4  # blocks that are read before anything is shown, the nearest
-_KEPT = 8  # that are read ahead while nothing else is to do: as many as a city keeps in memory
-_AROUND, _DOWN = 16, (40.0, 55.0)  # lines of sight to the ground round about, and how steep they are, in degrees
-_STEEP, _STEP = 0.45, 0.5  # the ground's slope, and metres that it rises at once, at most
+_KEPT = 8  # blocks that are read ahead, the nearest: as many as a city keeps in memory
+_AROUND, _DOWN = 16, (14.0, 20.0)  # lines of sight to the ground round about, and how steep they are, in degrees
+_TRUSTED = (
+    1.0,
+    0.2,
+)  # metres that the ground may be away from the rough height, and for each metre from where that is known
+_CALM, _AFAR = 3.0, 15.0  # metres walked in which a new height is believed, and after which it is at once
 _JOINING = 1.0  # s within which whoever begins a session has joined it, and whose connection broke for a moment is back
 _LOG = logging.getLogger(__name__)
 
@@ -162,16 +166,20 @@ def start(about: About) -> tuple[tuple[float, float, float], float]:
         if near[0].holds(np.array([x, y, z])):
             to = np.array(crossing["arms"][0][-1]) - (x, y)
             return (float(x), float(y), float(z) + EYE), float(np.arctan2(to[1], to[0]))
-    others = sorted(near[1:], key=lambda place: float(np.hypot(*np.subtract(place.origin[:2], near[0].origin[:2]))))
-    to = np.subtract(others[0].origin, near[0].origin) if others else np.array([1.0, 0.0])
+    to = np.subtract(near[min(1, len(near) - 1)].origin, near[0].origin)
     return near[0].origin, float(np.arctan2(to[1], to[0]))
 
 
-def height(about: About, x: float, y: float) -> float:
-    """Of the ground at a place, roughly: as at the nearest crossing or block."""
-    known = [each["place"] for each in about.crossings]
-    known += [(*place.origin[:2], place.origin[2] - EYE) for place in about.places]
-    return float(min(known, key=lambda point: np.hypot(point[0] - x, point[1] - y))[2])
+def height(about: About, x: float, y: float) -> tuple[float, float]:
+    """Of the ground at a place, roughly: as at the crossings round about, or where there is none as below the blocks' middles.
+
+    Returns:
+        metres, and how far the nearest place is where it is known.
+    """
+    points = np.array([each["place"] for each in about.crossings] or [place.origin for place in about.places])
+    away = np.hypot(points[:, 0] - x, points[:, 1] - y)
+    z = float(np.average(points[:, 2], weights=1 / (away**2 + 1)))
+    return z if about.crossings else z - EYE, float(away.min())
 
 
 @torch.no_grad()
@@ -203,7 +211,7 @@ def ground(city: City, x: float, y: float, near: float) -> float | None:
 
 def colour(number: int) -> tuple[int, int, int]:
     """Of a block: hues as far from each other as they get, however many there are."""
-    red, green, blue = colorsys.hls_to_rgb((0.03 + 0.381966 * number) % 1, 0.55, 0.62)
+    red, green, blue = colorsys.hls_to_rgb((0.5 + 0.381966 * number) % 1, 0.54, 0.5)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -211,49 +219,47 @@ def _painted(
     city: City, camera: Camera, look: Look, picture: Picture, wanted: Callable[[], bool]
 ) -> UInt8[np.ndarray, "height width 3"]:
     """What is to be seen of a picture."""
-    alone = [part for part in picture.parts if part.place.name == look.alone and part.view is not None]
-    shape = picture.distance.shape
-    layers = [(part, torch.ones(shape).ravel()) for part in alone] or [
-        (part, part.weights) for part in picture.parts if part.weights is not None
-    ]
+    shape, names = picture.distance.shape, [place.name for place in city.places]
+    asked = [(part.place.name, part.view, part.weights) for part in picture.parts if part.view is not None]
+    alone = [(name, view, torch.ones(len(view.distance))) for name, view, _ in asked if name == look.alone]
+    layers = alone or [(name, view, weight) for name, view, weight in asked if weight is not None]
 
-    def mixed(value: Callable[[Part], Tensor]) -> np.ndarray:
-        total = sum((weight * value(part).T).T for part, weight in layers)
-        return cast(Tensor, total).reshape(*shape, -1).squeeze(-1).numpy()
+    def mixed(value: Callable[[str, View], Tensor]) -> np.ndarray:
+        parts = [weight[:, None] * value(name, view).reshape(len(weight), -1) for name, view, weight in layers]
+        return torch.stack(parts).sum(0).reshape(*shape, -1).squeeze(-1).numpy()
 
-    colours = mixed(lambda part: _view(part).colours) if alone else picture.colours
+    colours = mixed(lambda _, view: view.colours) if alone else picture.colours
     if look.overlay == "weights":
-        hues = {place.name: torch.tensor(colour(at)) / 255 for at, place in enumerate(city.places)}
-        hue = mixed(lambda part: hues[part.place.name].expand(picture.distance.size, 3))
+        hues = torch.tensor([colour(number) for number in range(len(names))]) / 255
+        hue = mixed(lambda name, view: hues[names.index(name)].expand(len(view.distance), 3))
         colours = hue * (0.25 + 0.75 * (colours @ np.array([0.299, 0.587, 0.114])))[..., None]
     elif look.overlay == "visibility":
         rays = rays_of(camera, look.pose(), camera.all_pixels().reshape(-1, 2))
-        colours = mixed(lambda part: _seen(city, part, rays, wanted))[..., None].repeat(3, -1)
+        colours = mixed(lambda name, view: _seen(city.block(name), rays, view.distance, wanted))[..., None].repeat(
+            3, -1
+        )
     elif look.overlay == "depth":
         import matplotlib
 
-        far = mixed(lambda part: _view(part).distance).clip(_NEAREST, _FARTHEST)
+        far = mixed(lambda _, view: view.distance).clip(_NEAREST, _FARTHEST)
         part = np.log(far / _NEAREST) / np.log(_FARTHEST / _NEAREST)
-        opacity = mixed(lambda part: _view(part).opacity)[..., None].clip(0, 1)
+        opacity = mixed(lambda _, view: view.opacity)[..., None].clip(0, 1)
         colours = matplotlib.colormaps["turbo"](1 - part)[..., :3] * opacity
     return np.round(255 * colours.clip(0, 1)).astype(np.uint8)
 
 
-def _view(part: Part) -> View:
-    assert part.view is not None
-    return part.view
-
-
 @torch.no_grad()
-def _seen(city: City, part: Part, rays: Rays, wanted: Callable[[], bool]) -> Float[Tensor, " rays"]:
+def _seen(
+    loaded: Loaded, rays: Rays, distance: Float[Tensor, " rays"], wanted: Callable[[], bool]
+) -> Float[Tensor, " rays"]:
     """How well a block's photos saw what each ray meets."""
-    loaded, distance, found = city.block(part.place.name), _view(part).distance, []
-    for first in range(0, len(distance), 8_192):
+    found = []
+    for first in range(0, len(distance), _RAYS):
         if not wanted():
             raise Abandoned
-        some = render.local(rays.of(slice(first, first + 8_192)), part.place)
+        some = render.local(rays.of(slice(first, first + _RAYS)), loaded.place)
         unit = torch.nn.functional.normalize(some.directions, dim=-1)
-        points = some.origins + unit * distance[first : first + 8_192, None]
+        points = some.origins + unit * distance[first : first + _RAYS, None]
         found.append(torch.sigmoid(loaded.block.visibility(points, unit)))
     return torch.cat(found)
 
@@ -318,8 +324,7 @@ class Session:
         on_end: Callable[["Session"], None] = lambda session: None,
         patience: Patience = Patience(),
     ):
-        self.token = secrets.token_urlsafe(16)
-        self.patience = patience
+        self.token, self.patience = secrets.token_urlsafe(16), patience
         self._opens, self._on_end = opens, on_end
         self._sink: Sink | None = None
         self._lost = self._touched = time.monotonic()
@@ -332,7 +337,6 @@ class Session:
         self._is_hidden = False
         self._drawn: Look | None = None
         self._due: list[int] = []  # pixels across what follows while it stands
-        self._unread: tuple[list[str], list[str]] = ([], [])  # the nearest blocks, and those of them to be read ahead
         self._pictures, self._rate = 0, 0.0
         self._ground = (np.nan, np.nan, 0.0)  # x, y and how high it is there
         self._why = ""
@@ -435,8 +439,6 @@ class Session:
         Image.fromarray(pixels).save(file, "PNG")
         return file.getvalue()
 
-    # Below: the session's own thread ---------------------------------------------------------------------------------
-
     def _run(self) -> None:
         try:
             while not self._ending.is_set() and not self._gives_up():
@@ -488,10 +490,9 @@ class Session:
         """Another city, its blocks read and everything compiled before anyone flies."""
         self._tell({"type": "phase", "doing": f"reading {name}"})
         shown, self._shown = self._opens(name), None
-        about = shown.city.about
-        (x, y, z), yaw = start(about)
+        (x, y, z), yaw = start(shown.city.about)
         first = Look(0, (x, y, z), yaw, 0.0)
-        for place in _nearest(shown, first)[:_PREPARED]:
+        for place in _nearest(shown, first)[:_KEPT]:
             with shown.turn():
                 shown.city.block(place)
         shown.drawn(first, 16, lambda: not self.is_ended)
@@ -501,20 +502,17 @@ class Session:
         self._tell(_about(shown))
 
     def _read_ahead(self, shown: Shown) -> bool:
-        """Read a block that may be flown to; whether there was one."""
-        near = _nearest(shown, self._look)[:_KEPT] if self._look else []
-        if near != self._unread[0]:
-            self._unread = near, near[::-1]
-        if not self._unread[1]:
-            return False
-        with shown.turn():
-            shown.city.block(self._unread[1].pop())
-        return True
+        """Read blocks that may be flown to; whether there is anything else to do now."""
+        for name in _nearest(shown, self._look)[:_KEPT] if self._look else []:
+            if self._news.is_set():
+                return True
+            with shown.turn():
+                shown.city.block(name)
+        return False
 
     def _quick(self) -> int:
         """Pixels across a picture that is drawn in time."""
-        room = self._rate / _RATE
-        return max((width for width in MOVING if width * width * 3 / 4 <= room), default=MOVING[0])
+        return max((width for width in MOVING if width * width * 3 / 4 <= self._rate / _RATE), default=MOVING[0])
 
     def _draw(self, shown: Shown, look: Look, width: int, still: bool) -> None:
         """A picture; one of something that stands is abandoned when it doesn't any more."""
@@ -532,6 +530,7 @@ class Session:
         self._pictures += 1
         sink = self._sink
         if sink is not None:
+            parts = [(each.place.name, each.visibility, each.weights) for each in picture.parts]
             head = {
                 "picture": self._pictures,
                 "number": look.number,
@@ -539,23 +538,27 @@ class Session:
                 "size": [pixels.shape[1], pixels.shape[0]],
                 "still": still,
                 "last": still and width == STILL[-1],
-                "ground": round(self._ground[2], 3),
-                "parts": [_told(part) for part in picture.parts],
+                "ground": round(self._ground[2], 4),
+                "parts": [
+                    {"name": name, "visibility": seen, "weight": 0.0 if weights is None else float(weights.mean())}
+                    for name, seen, weights in parts
+                ],
             }
             sink.offer(pack(head, pixels, still))
 
     def _feel(self, shown: Shown, look: Look) -> None:
-        """For the ground below, unless it is known: one that rises at once isn't believed, but for who came from afar."""
+        """For the ground below: near enough to the rough height, and without jumps but for who came from afar."""
         x, y, _ = look.position
         moved = float(np.hypot(x - self._ground[0], y - self._ground[1]))
         if moved < 0.05:
             return
-        is_far = moved > 15
-        before = height(shown.city.about, x, y) if is_far else self._ground[2]
+        rough, away = height(shown.city.about, x, y)
+        before, slack = rough if moved > _AFAR else self._ground[2], _TRUSTED[0] + _TRUSTED[1] * away
         with shown.turn():
             found = ground(shown.city, x, y, before)
-        is_likely = found is not None and abs(found - before) < (5.0 if is_far else _STEP + _STEEP * moved)
-        self._ground = (x, y, found if found is not None and is_likely else before)
+        found = before if found is None else found
+        z = before + min(moved / _CALM, 1.0) * (found - before)
+        self._ground = (x, y, min(max(z, rough - slack), rough + slack))
 
     def _tell(self, message: dict[str, Any]) -> None:
         sink = self._sink
@@ -568,17 +571,6 @@ def _nearest(shown: Shown, look: Look) -> list[str]:
     x, y, _ = look.position
     places = sorted(shown.city.places, key=lambda place: float(np.hypot(place.origin[0] - x, place.origin[1] - y)))
     return [place.name for place in places]
-
-
-def _told(part: Part) -> dict[str, Any]:
-    """What a page shows of a block."""
-    weight = round(float(part.weights.mean()), 4) if part.weights is not None else 0.0
-    return {
-        "name": part.place.name,
-        "visibility": round(part.visibility, 4),
-        "kept": part.kept,
-        "weight": weight,
-    }
 
 
 def _about(shown: Shown) -> dict[str, Any]:

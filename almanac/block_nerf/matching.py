@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from almanac.block_nerf.cameras import Camera, Rays, rays_of
+from almanac.block_nerf.cameras import Camera, Rays, level, rays_of
 from almanac.block_nerf.city import City, save_codes
 from almanac.block_nerf.model import Light
 from almanac.block_nerf.placement import neighbours
@@ -115,17 +114,7 @@ def shared_views(city: City, one: str, other: str, seed: int) -> list[Rays]:
     tried = []
     for _ in range(_TRIED):
         share = random.uniform(0.35, 0.65)
-        pose = _upright(start + share * (end - start), random.uniform(0, 2 * np.pi))
+        pose = level(start + share * (end - start), random.uniform(0, 2 * np.pi))
         tried.append((min(visibility(a, lens, pose), visibility(b, lens, pose)), pose))
     tried.sort(key=lambda each: -each[0])
     return [rays_of(lens, pose, lens.all_pixels().reshape(-1, 2)) for _, pose in tried[:_VIEWS]]
-
-
-def _upright(place: Float[np.ndarray, "3"], heading: float) -> Float[np.ndarray, "4 4"]:
-    """The pose of a level camera."""
-    forward = np.array([np.cos(heading), np.sin(heading), 0.0])
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    pose = np.eye(4)
-    pose[:3, :3] = np.column_stack([right, [0.0, 0.0, 1.0], -forward])
-    pose[:3, 3] = place
-    return pose

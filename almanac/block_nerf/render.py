@@ -42,6 +42,21 @@ class Appearance:
     """As a multiple of the capture's middle one."""
 
 
+def fading(start: Appearance, session: int, share: float) -> Appearance:
+    """A light on its way to another session's.
+
+    Args:
+        start: of one session.
+        session: that it ends in.
+        share: of the way, from 0 to 1.
+    """
+    assert isinstance(start.sessions, int)
+    shares = np.zeros(max(start.sessions, session) + 1)
+    shares[start.sessions] += 1 - share
+    shares[session] += share
+    return Appearance(tuple(shares.tolist()), start.exposure)
+
+
 @dataclass(frozen=True)
 class Part:
     """What one block makes of a view."""

@@ -16,34 +16,7 @@ from almanac.block_nerf.capture_city.capture_city import Request, capture_city
 from almanac.block_nerf.capture_city.light import developed
 from almanac.block_nerf.captures.opened import opened
 from almanac.runtime.errors import Interrupted, UserError
-
-
-def hamlet(folder: Path, houses: int = 12, rise: float = 0.0) -> Path:
-    """Two streets that cross, with houses along them, on a plane that may rise to the east."""
-    random = np.random.default_rng(0)
-    boxes = []
-    for number in range(houses):
-        east, north = (number % 4 - 1.5) * 30 + 8, (number // 4 - 1) * 36 + 18
-        height = float(random.uniform(6, 12))
-        boxes.append(
-            {
-                "e": east,
-                "n": north,
-                "ground_m": 50 + rise * east,
-                "height_m": height,
-                "half_u": 6,
-                "half_v": 8,
-                "yaw": 0.0,
-            }
-        )
-    roads = [
-        {"line": [[-90, 0], [0, 0], [90, 0]], "width_m": 9, "kind": 1},
-        {"line": [[0, -90], [0, 0], [0, 90]], "width_m": 9, "kind": 1},
-    ]
-    said = {"name": "hamlet", "centre_lat": 37.77, "centre_lon": -122.43, "osm_boxes": boxes, "roads": roads}
-    path = folder / "hamlet.json"
-    path.write_text(json.dumps(said))
-    return path
+from tests.block_nerf.made import hamlet
 
 
 def request(folder: Path, **changes) -> Request:

@@ -108,7 +108,9 @@ def _along(
     line = shapely.LineString([start, end])
     near = [each for each in crossings if line.distance(shapely.Point(each.place)) < _BESIDE]
     if not near:
-        raise UserError(f"no crossing is between {start} and {end}", "give the ends of a street in metres, east and north")
+        raise UserError(
+            f"no crossing is between {start} and {end}", "give the ends of a street in metres, east and north"
+        )
     return tuple(sorted(near, key=lambda each: line.project(shapely.Point(each.place))))
 
 
@@ -148,8 +150,8 @@ def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: 
 
 
 def _driven(crossings: tuple[Crossing, ...], length: float) -> list[shapely.LineString]:
-    """The parts of streets that are driven, from each crossing outwards. Where there is not time for all, streets that lead away from all of
-    the crossings are left earlier than those between two, which both their blocks learn from."""
+    """The parts of streets that are driven, from each crossing outwards. Where there is not time for all, streets that lead away from them
+    all are left earlier than those between two, which both their blocks learn from."""
     places = np.array([crossing.place for crossing in crossings])
     arms = []
     for crossing in crossings:
