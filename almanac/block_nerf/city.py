@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from almanac.block_nerf.cameras import Camera
@@ -22,7 +21,8 @@ from almanac.runtime.errors import UserError
 FILE = "city.json"
 FORMAT = 1
 _MODEL, _CODES = "model.safetensors", "codes.safetensors"
-_CELLS = "occupancy.cells"  # a bit for each
+_DENSITY, _BITS = "occupancy.density", 12.0  # of the grid; its steps for a factor of e
+_THINNEST = -12.0  # logarithm of the lowest density that is told from none
 _LOADED = 8  # blocks in memory
 
 
@@ -116,10 +116,8 @@ def save_block(folder: Path, place: Place, block: Block, facts: Mapping[str, Any
     path = folder / place.name / _MODEL
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: each.detach().cpu() for name, each in block.state_dict().items()}
-    if block.occupancy is not None:  # what counts is whether a cell counts
-        for name in ("weight", "away", "age"):
-            tensors.pop(f"occupancy.{name}")
-        tensors[_CELLS] = torch.from_numpy(np.packbits(block.occupancy.counts().cpu().numpy()))
+    if block.occupancy is not None:
+        tensors[_DENSITY] = _in_eight_bits(tensors.pop(_DENSITY))
     about = {"system": "block_nerf", "dimensions": asdict(block.dimensions), "place": asdict(place), **facts}
     checkpoint.save_weights(path, checkpoint.in_sixteen_bits(tensors), about)
     (folder / place.name / _CODES).unlink(missing_ok=True)
@@ -146,13 +144,9 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
     try:
         block = Block(Dimensions(**facts["dimensions"]))
         if block.occupancy is not None:
-            cells = np.unpackbits(tensors.pop(_CELLS).numpy())[: block.occupancy.weight.numel()]
-            tensors["occupancy.weight"] = torch.from_numpy(cells.astype(np.float32))
-            tensors |= {f"occupancy.{name}": getattr(block.occupancy, name) for name in ("away", "age")}
+            tensors[_DENSITY] = _from_eight_bits(tensors[_DENSITY])
         dtypes = {name: each.dtype for name, each in block.state_dict().items()}
         block.load_state_dict({name: each.to(dtypes[name]) for name, each in tensors.items()})
-        if block.occupancy is not None:
-            block.occupancy.refresh()
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is of another version: {error}", "train it again") from None
     codes = torch.zeros(sessions, CODE)
@@ -163,6 +157,15 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
         found, matched = checkpoint.load_weights(folder / place.name / _CODES, "block_nerf")
         codes = found["codes"].float()
     return Loaded(place, block.eval().requires_grad_(False), codes, facts, matched)
+
+
+def _in_eight_bits(density: Float[Tensor, " cells"]) -> UInt8[Tensor, " cells"]:
+    """Densities, each within 4 %; 0 where there is next to nothing."""
+    return (_BITS * (density.clamp_min(1e-9).log() - _THINNEST)).round().clamp(0, 255).to(torch.uint8)
+
+
+def _from_eight_bits(cells: UInt8[Tensor, " cells"]) -> Float[Tensor, " cells"]:
+    return torch.where(cells > 0, torch.exp(cells.float() / _BITS + _THINNEST), torch.zeros(()))
 
 
 def _read(path: Path) -> About:

@@ -227,7 +227,10 @@ def _ablations(capture: Capture, truth: Truth, means: Means) -> dict[str, list[R
 
 def _masks(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]:
     mine, _ = first_block(capture, means)
-    photos = _tested(mine, means, with_cars=True)
+    passed = _with_cars(mine, means)
+    if not passed.tested.any():
+        return {}
+    photos = _tested(passed, means)
     rows = []
     for name, masked in (("masked", True), ("unmasked", False)):
         plan = Plan(replace(means.preset, masked=masked), seed=means.seed)
@@ -395,16 +398,20 @@ def _scores(loaded: Loaded, photos: Photos, exposure: float, name: str) -> list[
     return found
 
 
-def _tested(capture: Capture, means: Means, most: int | None = None, with_cars: bool = False) -> Photos:
+def _tested(capture: Capture, means: Means, most: int | None = None) -> Photos:
     """Photos to score by."""
     some = capture.of(capture.tested)
-    if with_cars:
-        photos = Photos(some, means.cells / "pixels")
-        some = some.of(np.array([not photos.counts(number).all() for number in range(len(some))]))
     count = min(most or means.most, len(some))
     if not count:
         raise UserError(f"{capture.folder} has no photo to test with", "make one with capture-city")
     return Photos(some.of(np.linspace(0, len(some) - 1, count).round().astype(int)), means.cells / "pixels")
+
+
+def _with_cars(capture: Capture, means: Means) -> Capture:
+    """Photos to score by in which cars drive."""
+    some = capture.of(capture.tested)
+    photos = Photos(some, means.cells / "pixels")
+    return some.of(np.array([not photos.counts(number).all() for number in range(len(some))], bool))
 
 
 def _means(found: Sequence[Scored]) -> Row:

@@ -22,6 +22,9 @@ from almanac.block_nerf.rendering import Samples
 
 CODE = 32
 """Numbers of an appearance code (paper, supplement)."""
+_NEARBY = 10.0
+"""Metres, nearer than which samples learn less, by the square of the distance: a camera has many there that no other camera sees, and fog
+before its lens explains its photos as well as walls do (Philip and Deschaintre 2023)."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Dimensions:
     """encoding: the colours' network is told of the exposure, as in the paper; scale: light is multiplied by it; none: it isn't known."""
     segments: int = 0
     """Groups of photos whose poses are corrected; 0: poses are taken as they are."""
-    samples: int = 64
-    """Of a ray in each of the two passes of ipe-mlp."""
+    samples: int = 24
+    """Of a ray; in each of the two passes of ipe-mlp."""
 
 
 class Light(NamedTuple):
@@ -140,16 +143,20 @@ class Block(nn.Module):
             samples: pieces of them.
 
         Returns:
-            the view, and of each sample its weight and the transmittance as far as to it.
+            the view, and of each sample its density and its weight.
         """
         lengths = rays.directions.norm(dim=-1)
         told = self.told(rays, light)
         density, colours = self.shaded(rays, samples, told)
-        weight, through = rendering.weights(density, samples, lengths)
+        if density.requires_grad:
+            share = (samples.middles * lengths[samples.ray] / _NEARBY).detach().square().clamp_max(1.0)
+            density.register_hook(lambda slope: slope * share)
+            colours.register_hook(lambda slope: slope * share[:, None])
+        weight, _ = rendering.weights(density, samples, lengths)
         distance = (samples.middles * lengths[samples.ray])[:, None]
         sums = rendering.summed(torch.cat([colours, torch.ones_like(distance), distance.detach()], -1), weight, samples)
         found = self._before_sky(sums[:, :3], sums[:, 3], told, light)
-        return View(found, sums[:, 3], sums[:, 4] / sums[:, 3].clamp_min(1e-6)), weight, through
+        return View(found, sums[:, 3], sums[:, 4] / sums[:, 3].clamp_min(1e-6)), density, weight
 
     def shape(self, rays: Rays, samples: Samples) -> "Shape":
         """What rays meet, whatever the light: to be lit many times.
@@ -187,10 +194,6 @@ class Block(nn.Module):
         if self.dimensions.exposure == "scale" and light.exposure is not None:
             return developed(found, light.exposure)
         return found
-
-    def density(self, rays: Rays, samples: Samples) -> Float[Tensor, " samples"]:
-        """Densities of samples alone."""
-        return self.field(rays, samples)[0]
 
     def shaded(
         self, rays: Rays, samples: Samples, told: Float[Tensor, "rays facts"]

@@ -23,8 +23,7 @@ METHODS: tuple[Method, ...] = ("nearest", "idw", "idw-3d", "imagewise", "pixelwi
 camera moves); from each pixel's place; the mean visibility of a block's view; each pixel's visibility."""
 
 _CHUNK = 8_192  # rays at once
-_FIRST = 24  # samples that each ray is asked for first
-_DARK = 0.01  # transmittance below which nothing more is looked at
+_EXPLORED = 0.05  # share of them where nothing is known to be
 _UNSEEN = 1e-3  # weight below which a sample is left out while a code is looked for
 _LOOKED = (8, 6)  # rays of a view, across and down, that tell whether a block sees anything of it
 _DISTANCES = (6.0, 12.0, 24.0, 48.0)  # metres, at which they are asked
@@ -244,7 +243,7 @@ def samples_of(block: Block, rays: Rays) -> Samples:
         random = middle[:, None].expand(-1, 2 * pieces + 2)
         return two_passes(block.field, rays, pieces, random, block.dimensions.radius)[1]
     assert block.occupancy is not None
-    return _before_dark(block, rays, block.occupancy.samples(rays, middle))
+    return block.occupancy.samples(rays, middle, block.dimensions.samples, _EXPLORED)
 
 
 @torch.no_grad()
@@ -252,20 +251,6 @@ def met(block: Block, rays: Rays) -> Shape:
     """What rays meet that anything is seen of, to be lit many times while a code is looked for."""
     samples = samples_of(block, rays)
     return block.shape(rays, _those(samples, block.shape(rays, samples).weight > _UNSEEN))
-
-
-def _before_dark(block: Block, rays: Rays, samples: Samples) -> Samples:
-    """The samples without those that no light comes from: few are asked first, and more only of rays that are not dark after them."""
-    counts = samples.offsets.diff()
-    if not len(samples.ray) or int(counts.max()) <= _FIRST:
-        return samples
-    number = torch.arange(len(samples.ray)) - samples.offsets[:-1][samples.ray]
-    first = number < _FIRST
-    few = _those(samples, first)
-    density = block.density(rays, few)
-    depth = density * (few.ends - few.starts) * rays.directions.norm(dim=-1)[few.ray]
-    passed = torch.exp(-torch.zeros(len(counts)).index_add_(0, few.ray, depth))
-    return _those(samples, first | (passed > _DARK)[samples.ray])
 
 
 def _those(samples: Samples, kept: Bool[Tensor, " samples"]) -> Samples:

@@ -22,8 +22,8 @@ from almanac.block_nerf.rendering import Samples
 from almanac.runtime import device
 from almanac.runtime.fit import FitConfig, fit
 
-_EXPLORERS = 64  # one ray of so many looks everywhere
-_WARM_UP = 200  # steps in which all do
+_EXPLORED = (1.0, 0.2, 300)
+"""Share of samples that look anywhere: at first, at last, and the step from which on it is so few."""
 _SEEN_FROM = 1_024  # rays of a batch that visibility is learnt of
 _COARSE = 0.1  # weight of mip-NeRF's first pass
 
@@ -35,8 +35,6 @@ class Preset:
     block: Dimensions
     rays: int
     """That a batch draws."""
-    samples: int
-    """That a step computes, at most: later rays of a batch are left out where there are more."""
     fit: FitConfig
     """How to optimise."""
     masked: bool = True
@@ -48,11 +46,11 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         Dimensions(),
-        4_096,
-        40_000,
+        1_536,
         FitConfig(
-            3_000,
-            learning_rate=1e-2,
+            6_000,
+            learning_rate=1e-3,
+            shares={"field.encoding": 10.0, "poses": 10.0},
             final_ratio=0.03,
             warmup_steps=50,
             eps=1e-15,
@@ -168,22 +166,14 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
             rays = model.poses.corrected(rays, segments[batch.photo])
         step = int(model.steps)
         model.steps += 1
-        first = None
-        if isinstance(model.field, IpeField):
-            pieces = preset.block.samples
-            count = min(preset.samples // (2 * pieces), len(rays.origins))
-            random = torch.rand(count, 2 * pieces + 2, generator=generator)
-            first, samples = two_passes(model.field, rays.of(slice(count)), pieces, random, preset.block.radius)
-        else:
-            samples, count = _sampled(model, rays, preset.samples, step, generator)
-        rays, colours = rays.of(slice(count)), batch.colours[:count]
-        light = model.light(codes[batch.photo[:count]], exposures[batch.photo[:count]])
-        view, weight, _ = model.seen(rays, light, samples)
-        total = F.mse_loss(view.colours, colours)
+        first, samples = _sampled(model, rays, preset, step, generator)
+        light = model.light(codes[batch.photo], exposures[batch.photo])
+        view, density, weight = model.seen(rays, light, samples)
+        total = F.mse_loss(view.colours, batch.colours)
         if first is not None:
-            total = total + _COARSE * F.mse_loss(model.seen(rays, light, first)[0].colours, colours)
+            total = total + _COARSE * F.mse_loss(model.seen(rays, light, first)[0].colours, batch.colours)
         if model.occupancy is not None:
-            model.occupancy.remember(rays, samples, weight.detach())
+            model.occupancy.remember(rays, samples, density.detach())
         total = total + _visibility_loss(model, rays, samples, weight.detach(), generator)
         if model.poses is not None:
             total = total + _penalty(preset, step) * model.poses.size()
@@ -192,15 +182,18 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
     return loss
 
 
-def _sampled(model: Block, rays: Rays, most: int, step: int, generator: torch.Generator) -> tuple[Samples, int]:
-    """Where rays are sampled, and how many of them there is time for."""
+def _sampled(
+    model: Block, rays: Rays, preset: Preset, step: int, generator: torch.Generator
+) -> tuple[Samples | None, Samples]:
+    """Where rays are sampled; mip-NeRF's first pass, too, where the field has one."""
+    count = preset.block.samples
+    if isinstance(model.field, IpeField):
+        random = torch.rand(len(rays.origins), 2 * count + 2, generator=generator)
+        return two_passes(model.field, rays, count, random, preset.block.radius)
     assert model.occupancy is not None
-    explorers = torch.rand(len(rays.origins), generator=generator) < (1.0 if step < _WARM_UP else 1 / _EXPLORERS)
-    samples = model.occupancy.samples(rays, torch.rand(len(rays.origins), generator=generator), explorers)
-    count = int(torch.searchsorted(samples.offsets, most, right=True)) - 1
-    count = max(min(count, len(rays.origins)), 1)
-    last = int(samples.offsets[count])
-    return Samples(samples.starts[:last], samples.ends[:last], samples.ray[:last], samples.offsets[: count + 1]), count
+    begin, end, until = _EXPLORED
+    share = begin + (end - begin) * min(step / until, 1.0)
+    return None, model.occupancy.samples(rays, torch.rand(len(rays.origins), generator=generator), count, share)
 
 
 def _visibility_loss(

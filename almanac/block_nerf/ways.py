@@ -48,9 +48,16 @@ def along(places: Float[np.ndarray, "places 3"], step: float) -> list[Float[np.n
     gone = np.concatenate([[0], np.cumsum(legs)])
     at = np.linspace(0, gone[-1], max(round(gone[-1] / step) + 1, 2))
     where = np.stack([np.interp(at, gone, places[:, axis]) for axis in range(3)], -1)
-    smooth = gaussian_filter1d(where, _TURNS / step, axis=0, mode="nearest") if len(places) > 2 else where
+    smooth = _rounded(where, _TURNS / step) if len(places) > 2 else where
     headings = np.unwrap(np.arctan2(*np.gradient(smooth[:, :2], axis=0).T[::-1]))
     return [level(smooth[number], float(heading)) for number, heading in enumerate(headings)]
+
+
+def _rounded(places: Float[np.ndarray, "poses 3"], width: float) -> Float[np.ndarray, "poses 3"]:
+    """A way without sharp corners, whose ends stay where they are."""
+    more = min(round(4 * width), len(places) - 1)
+    longer = np.pad(places, ((more, more), (0, 0)), "reflect", reflect_type="odd")
+    return gaussian_filter1d(longer, width, axis=0)[more : more + len(places)]
 
 
 def capture(city: City, poses: Sequence[Float[np.ndarray, "4 4"]]) -> Capture:

@@ -8,10 +8,10 @@ anew for each of them, and so is torch's own generator, from which dropout draws
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,8 @@ class FitConfig:
     muon: float = 0.0
     """Peak learning rate of Muon (Jordan et al. 2024) for the matrices of a network's `blocks`, in AdamW's measure of a step; 0: AdamW
     trains them too. Short trainings learn faster by it (docs/log.md)."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """By how a parameter's name begins: its AdamW's learning rate as a multiple of the others'."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down."""
     accumulate: int = 1
@@ -355,11 +357,15 @@ def _read(last: Path, seed: int) -> dict[str, Any]:
 
 def _optimizers(model: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
     """AdamW or LAMB, and Muon before it where it is wanted. A group's `share` is its learning rate over the schedule's."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: dict[float, list[nn.Parameter]] = {1.0: []}
     for name, parameter in model.named_parameters():
-        hidden = parameter.ndim == 2 and "blocks" in name.split(".")
-        (matrices if config.muon and hidden else others).append(parameter)
-    groups = [{"params": others, "share": 1.0}]
+        if config.muon and parameter.ndim == 2 and "blocks" in name.split("."):
+            matrices.append(parameter)
+            continue
+        share = next((share for begin, share in config.shares.items() if name.startswith(begin)), 1.0)
+        others.setdefault(share, []).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": some, "share": share} for share, some in others.items()]
     kind = Lamb if config.lamb else partial(torch.optim.AdamW, fused=True)
     found: list[torch.optim.Optimizer] = [
         kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)

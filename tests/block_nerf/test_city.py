@@ -4,26 +4,26 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+import trimesh
 
-from almanac.block_nerf import build, placement
+from almanac.block_nerf import build, export, placement, ways
 from almanac.block_nerf.captures.capture import Crossing
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import City
 from almanac.block_nerf.placement import Place
-from almanac.block_nerf.render import METHODS, Appearance, chosen, inverse_distance, view
-from almanac.block_nerf.scores import scored
+from almanac.block_nerf.render import METHODS, Abandoned, Appearance, chosen, fading, inverse_distance, view
+from almanac.block_nerf.scores import scored, scored_city
 from almanac.block_nerf.train import PRESETS, scaled
 from almanac.runtime.errors import UserError
 from tests.block_nerf.made import photo, yard
 
 SHORT = scaled(PRESETS["cpu"], 250)
-SHORT = replace(
-    SHORT, rays=1_024, samples=12_000, block=replace(SHORT.block, width=32, levels=6, log2_rows=12, finest=128)
-)
+SHORT = replace(SHORT, rays=512, block=replace(SHORT.block, width=32, levels=6, log2_rows=12, finest=128))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_light_that_is_not_known_is_fitted_to_one_half_and_scored_on_the_other
 
 def test_the_papers_own_field_is_trained_and_looked_at_alike(city, tmp_path):
     _, capture, _ = city
-    small = replace(SHORT, block=replace(SHORT.block, field="ipe-mlp", width=16, samples=8), samples=2_000)
+    small = replace(SHORT, block=replace(SHORT.block, field="ipe-mlp", width=16, samples=8), rays=128)
     build.build(capture, tmp_path / "city", build.Plan(scaled(small, 5), matched=False))
     picture = view(City(tmp_path / "city"), capture.cameras[0], capture.poses[0])
     assert np.isfinite(picture.colours).all() and picture.opacity.max() > 0.05
@@ -201,3 +201,72 @@ def test_blocks_at_even_distances_cover_the_drive(tmp_path):
             placement.evenly(drive, **wrong)
     with pytest.raises(UserError, match="street map"):
         placement.at_crossings(drive)
+
+
+def test_a_way_goes_by_its_places_and_looks_ahead(city):
+    known = City(city[0])
+    places = ways.through(known, [(0.0, 0.0), (40.0, 0.0), (40.0, 40.0)])
+    poses = ways.along(places, 0.5)
+    there = np.array([pose[:3, 3] for pose in poses])
+    steps = np.linalg.norm(np.diff(there, axis=0), axis=-1)
+    assert len(poses) == 161 and steps.max() < 0.51 and np.abs(there[[0, -1]] - places[[0, -1]]).max() < 1e-6
+    ahead = np.array([-pose[:3, 2] for pose in poses])
+    assert ahead[0] @ (1, 0, 0) > 0.99 and ahead[-1] @ (0, 1, 0) > 0.99
+    assert (np.einsum("ij,ij->i", ahead[:-1], np.diff(there, axis=0)) > 0.9 * steps).all()
+    assert len(ways.through(known)) == len(known.places)
+    with pytest.raises(UserError, match="leads nowhere"):
+        ways.through(known, [(0.0, 0.0)])
+
+
+def test_what_is_exported_is_read_by_others(city, tmp_path):
+    known = City(city[0])
+    poses = ways.along(ways.through(known, [(-1.0, 0.0), (1.0, 0.0)]), 0.5)
+    lights = [fading(Appearance(0), 1, share) for share in np.linspace(0, 1, len(poses))]
+    film = export.film(known, known.about.camera, poses, tmp_path / "film.mp4", lights, rate=10)
+    with av.open(film["out"]) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == film["pictures"] == len(poses) and frames[0].shape == (24, 32, 3)
+    assert frames[0].mean() > 1.3 * frames[-1].mean(), "the light of the second session is half as bright"
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+    told = export.distances(known, known.about.camera, poses[:2], tmp_path / "distances")
+    assert told["views"] == 2 and np.load(tmp_path / "distances" / "00001.npy").shape == (24, 32)
+
+    cloud = export.points(known, [poses[0][:3, 3]], tmp_path / "points.ply", Appearance(0), (16, 12))
+    points = trimesh.load(cloud["out"])
+    assert isinstance(points, trimesh.PointCloud) and len(points.vertices) == cloud["points"] > 0
+    with pytest.raises(UserError, match="no PLY"):
+        export.points(known, [poses[0][:3, 3]], tmp_path / "points.txt", Appearance(0), (16, 12))
+
+
+def test_a_picture_that_nobody_wants_is_abandoned(city):
+    folder, capture, _ = city
+    asked = []
+
+    def wanted() -> bool:
+        asked.append(True)
+        return len(asked) < 2
+
+    large = capture.cameras[0].scaled(160, 120)
+    with pytest.raises(Abandoned):
+        view(City(folder), large, capture.poses[0], wanted=wanted)
+    assert len(asked) == 2
+
+
+def test_blocks_that_see_nothing_are_kept_where_that_is_asked(city):
+    folder, capture, _ = city
+    blind = City(folder)
+    blind.about = replace(blind.about, threshold=1.1)
+    one, both = (
+        len([part for part in chosen(blind, capture.cameras[0], capture.poses[0], culled=c) if part.kept])
+        for c in (True, False)
+    )
+    assert one == 1 and both == 2
+
+
+def test_a_city_is_scored_by_what_all_its_blocks_make_of_a_photo(city, tmp_path):
+    folder, capture, _ = city
+    photos = Photos(capture.of(capture.tested), tmp_path)
+    found = scored_city(City(folder), photos, 0)
+    alone = [scored(City(folder).block(name), photos, 0, 1.0).psnr for name in ("block_00", "block_01")]
+    assert min(alone) - 0.5 < found.psnr < max(alone) + 3

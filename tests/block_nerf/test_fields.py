@@ -18,11 +18,10 @@ def rays_about(count: int, spread: float = 8.0, seed: int = 0) -> Rays:
     return Rays(torch.randn(count, 3, generator=random) * spread, directions, torch.full((count,), 0.01))
 
 
-def some_samples(block: Block, rays: Rays, share: float = 0.1) -> Samples:
+def some_samples(block: Block, rays: Rays) -> Samples:
     assert block.occupancy is not None
     random = torch.Generator().manual_seed(3)
-    block.occupancy.weight.copy_((torch.rand(len(block.occupancy.weight), generator=random) < share).float())
-    return block.occupancy.samples(rays, torch.rand(len(rays.origins), generator=random))
+    return block.occupancy.samples(rays, torch.rand(len(rays.origins), generator=random), 16, 0.2)
 
 
 def test_compiled_tables_are_read_as_written_out_in_torch():
@@ -86,57 +85,55 @@ def test_the_fused_loop_is_the_field_and_its_colours_layer_by_layer(threads):
         assert (one - other).norm() <= 5e-3 * other.norm() + 1e-6  # a unit at its corner may go either way
 
 
-def test_rays_are_sampled_where_cells_count_and_explorers_everywhere():
+def wall(grid: Occupancy, first: int, last: int) -> None:
+    """Cells across the x axis in which nothing is seen through."""
+    grid.density.view(*CELLS)[first:last] = 5.0
+
+
+def test_samples_touch_and_lie_where_most_is_seen():
     grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
-    rays = Rays(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), torch.full((2,), 0.01))
-    grid.weight.zero_()
-    middle = grid.weight.view(*CELLS)
-    middle[CELLS[0] * 5 // 8 :, CELLS[1] // 2, CELLS[2] // 2] = 1  # x from 15 m on
-    found = grid.samples(rays, torch.full((2,), 0.5))
-    assert (
-        (found.ray == 0).all()
-        and found.starts.min() > 14
-        and found.offsets.tolist() == [0, len(found.ray), len(found.ray)]
+    rays = Rays(torch.zeros(2, 3), torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.full((2,), 0.01))
+    grid.density.zero_()
+    wall(grid, CELLS[0] * 5 // 8, CELLS[0] * 5 // 8 + 2)  # x from 15 m to 16.9
+    wall(grid, CELLS[0] * 6 // 8 - 2, CELLS[0] * 6 // 8)  # and from 28.1 to 30
+    found = grid.samples(rays, torch.full((2,), 0.5), 32, 0.2)
+    assert found.offsets.tolist() == [0, 32, 64] and (found.ends > found.starts).all()
+    for ray, length in ((0, 2.0), (1, 1.0)):
+        here = found.ray == ray
+        starts, ends = found.starts[here] * length, found.ends[here] * length
+        assert torch.allclose(starts[1:], ends[:-1])
+        assert starts[0] == pytest.approx(NEAR) and ends[-1] == pytest.approx(FAR, rel=0.06)
+    at = found.middles[found.ray == 0] * 2
+    assert ((at > 14) & (at < 18)).sum() >= 22, "where the first wall is"
+    assert ((at > 27) & (at < 31)).sum() <= 2, "what is behind it is not seen"
+    free = found.starts[found.ray == 1].log()
+    assert free.diff().std() < 0.2 * free.diff().mean(), "where nothing is, evenly by the distance's logarithm"
+
+
+def test_jitter_moves_samples_by_less_than_a_piece():
+    grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
+    rays = rays_about(50)
+    low, middle, high = (
+        grid.samples(rays, torch.full((50,), each), 16, 0.5).starts.view(50, 16) for each in (0.0, 0.5, 1.0)
     )
-    found = grid.samples(rays, torch.full((2,), 0.5), torch.tensor([False, True]))
-    looked = found.starts[found.ray == 1] * 2
-    assert looked.min() < NEAR + 1 and looked.max() > FAR / 2
-    gaps = found.starts[found.ray == 1][1:] - found.ends[found.ray == 1][:-1]
-    assert gaps.abs().max() < 1e-2
+    assert (low[:, 1:] < middle[:, 1:]).all() and (middle[:, 1:] < high[:, 1:]).all()
+    assert torch.allclose(low[:, 2:], high[:, 1:-1], rtol=1e-3)
 
 
-def test_what_rays_pass_over_holds_nothing():
-    grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
-    random = torch.Generator().manual_seed(0)
-    grid.weight.copy_((torch.rand(len(grid.weight), generator=random) < 2e-4).float())
-    rays, jitter = rays_about(400), torch.full((400,), 0.5)
-    every = grid.samples(rays, jitter)
-    grid.refresh()
-    assert grid.away.float().mean() > 3
-    some = grid.samples(rays, jitter)
-    lengths = rays.directions.norm(dim=-1)
-    seen = [
-        torch.zeros(400).index_add_(0, each.ray, (each.ends - each.starts) * lengths[each.ray])
-        for each in (every, some)
-    ]
-    near = seen[0] < 30  # far away a piece is as long as cells are
-    assert near.sum() > 300 and (seen[0] - seen[1])[near].abs().mean() < 0.1 * seen[0][near].mean()
-    grid.weight.zero_()
-    grid.refresh()
-    assert len(grid.samples(rays, jitter).ray) == 0
-
-
-def test_cells_remember_what_was_seen_and_forget_it():
+def test_cells_remember_the_mean_of_what_was_found_of_late():
     grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
     rays = Rays(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.full((1,), 0.01))
     samples = Samples(torch.tensor([9.9]), torch.tensor([10.1]), torch.tensor([0]), torch.tensor([0, 1]))
-    for _ in range(1_500):
-        grid.remember(rays, samples, torch.tensor([0.5]))
-    assert grid.counts().sum() == 1
-    assert len(grid.samples(rays, torch.tensor([0.5])).ray) > 0
-    for _ in range(1_500):
+    before = grid.density.clone()
+    for number in range(200):
+        grid.remember(rays, samples, torch.tensor([4.0 if number % 2 else 2.0]))
+    changed = grid.density != before
+    assert changed.sum() == 1 and grid.density[changed].item() == pytest.approx(3.0, abs=0.2)
+    found = grid.samples(rays, torch.tensor([0.5]), 16, 0.2)
+    assert ((found.middles > 9) & (found.middles < 12)).sum() > 8
+    for _ in range(200):
         grid.remember(rays, samples, torch.tensor([0.0]))
-    assert grid.counts().sum() == 0
+    assert grid.density[changed].item() < 1e-6
 
 
 def test_a_ray_that_meets_nothing_sees_the_sky():

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -20,9 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 from almanac.block_nerf import api, build, live
 from almanac.block_nerf.cameras import Camera
 from almanac.block_nerf.captures.opened import opened
-from almanac.block_nerf.city import City, save_block
-from almanac.block_nerf.fields.hash_grid import HashField
-from almanac.block_nerf.fields.occupancy import CELLS
+from almanac.block_nerf.city import City
 from almanac.block_nerf.live import EYE, MOVING, STILL, Look, Patience, Session, Shown
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS, view
@@ -38,30 +35,13 @@ SOON = 120.0
 AHEAD = Look(1, (0.5, 0.2, 1.6), 1.2, -0.1, light=0.3, stops=0.5)
 
 
-def flown(folder: Path, steps: int = 250) -> Path:
-    """A yard in two blocks, learnt in two sessions of light by little training. What more of it would do is done by hand, so that it is
-    looked at as quickly as a city that is known well: its walls and floor are dense, and all else is empty."""
+def flown(folder: Path, steps: int = 600) -> Path:
+    """A yard in two blocks, learnt in two sessions of light by little training."""
     recipe = scaled(PRESETS["cpu"], steps)
-    recipe = replace(
-        recipe, rays=512, samples=8_000, block=replace(recipe.block, width=16, levels=4, log2_rows=12, finest=64)
-    )
+    recipe = replace(recipe, rays=512, block=replace(recipe.block, width=16, levels=4, log2_rows=12, finest=64))
     capture = opened(yard(folder / "yard", photos=32, sessions=2), folder)
     build.build(capture, folder / "a_yard", build.Plan(recipe, blocks=2, matched=False))
-    city = City(folder / "a_yard")
-    for place in city.places:
-        loaded = city.block(place.name)
-        field, occupancy = loaded.block.field, loaded.block.occupancy
-        assert isinstance(field, HashField) and occupancy is not None
-        unit = torch.stack(torch.meshgrid(*((torch.arange(count) + 0.5) / count for count in CELLS), indexing="ij"), -1)
-        drawn = (4 * unit - 2).reshape(-1, 3)
-        norm = drawn.norm(dim=-1, keepdim=True).clamp_min(1.0)
-        x, y, z = (drawn / norm / (2 - norm).clamp_min(1e-3) * occupancy.scale + torch.tensor(place.origin)).unbind(-1)
-        wall = torch.maximum(x.abs(), y.abs())
-        is_wall = ((wall - 6).abs() < 0.3) & (z > -0.2) & (z < 3.1)
-        occupancy.weight.copy_(is_wall | (z.abs() < 0.2) & (wall < 6.2))
-        field.out.bias[0] += 3
-        save_block(city.folder, place, loaded.block, {"photos": len(capture)})
-    return city.folder
+    return folder / "a_yard"
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +215,9 @@ def test_light_exposure_and_overlays_change_the_picture(fly):
     plain, dark, bright, weights, visibility, depth, alone, none = shown
     assert dark.mean() < 0.9 * plain.mean()
     for other in (bright, weights, visibility, depth, alone):
-        assert np.abs(other - plain).mean() > 1
+        assert np.abs(other - plain).mean() > 0.5
     assert np.abs(visibility - visibility.mean(-1, keepdims=True)).max() < 3, "visibility is grey"
-    assert np.abs(none - plain).mean() < 1, "a block that isn't asked can't be alone"
+    assert np.abs(none - plain).mean() < 0.1, "a block that isn't asked can't be alone"
 
 
 def test_the_ground_is_where_the_floor_was_photographed_and_no_pit_is_fallen_into(folder, monkeypatch):

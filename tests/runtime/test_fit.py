@@ -124,6 +124,26 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest(tmp_path: Path):
     torch.testing.assert_close(parts.state_dict(), once.state_dict(), rtol=0, atol=0)
 
 
+def test_parameters_learn_at_their_share_of_the_rate(tmp_path: Path):
+    reference, model = Deep(), Deep()
+    first, second = (list(each.parameters()) for each in reference.blocks)
+    optimizer = torch.optim.AdamW(
+        [{"params": second, "share": 1.0}, {"params": first, "share": 0.1}],
+        0.05,
+        (0.9, 0.99),
+        weight_decay=0,
+        fused=True,
+    )
+    for step in range(20):
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate(step, FitConfig(20, 0.05, warmup_steps=4))
+        squared_error(reference, pairs(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    fit_regression(tmp_path, model, shares={"blocks.0": 0.1}, clip_norm=math.inf)
+    torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=1e-6, atol=1e-7)
+
+
 def test_learning_rate_rises_to_the_peak_and_falls_to_the_final_ratio():
     config = FitConfig(steps=100, learning_rate=0.4, warmup_steps=10, final_ratio=0.1)
     rates = [learning_rate(step, config) for step in range(101)]

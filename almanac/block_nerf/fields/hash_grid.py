@@ -3,6 +3,7 @@ in a table, found by their place where the table is large enough and else by a h
 what lies between the corners. What is far outside the block is drawn in towards it (mip-NeRF 360, equation 10). On a processor the tables
 are read by compiled loops; elsewhere by PyTorch."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ HIGHEST = 9.0
 """Logarithm of a density, for a metre."""
 _PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003, as Instant-NGP has them
 _SPREAD = 1e-4  # of what the tables begin with
-_THIN = -3.0  # logarithm of the density at first, for a metre: rays see twenty metres far
+_THIN = 0.6  # density at first, for a radius: rays see through all of a block
 
 
 class HashEncoding(nn.Module):
@@ -101,7 +102,7 @@ class HashField(nn.Module):
         self.out = nn.Linear(width, 1 + features)
         with torch.no_grad():
             self.out.bias.zero_()
-            self.out.bias[0] = _THIN
+            self.out.bias[0] = math.log(_THIN / radius)
 
     def forward(
         self, rays: Rays, samples: Samples

@@ -1,38 +1,34 @@
-"""Where there is something to see. A grid over the block, drawn in as the field is, keeps for each cell the largest weight that a ray's
-sample had in it of late: it is low in empty air, and low behind walls, so rays are only sampled where it is not. A few rays of each batch
-look everywhere, so that what was thought empty is found (Müller et al. 2022, section E.2, keep densities instead, which also sample
-the insides of houses)."""
+"""Where there is something to see. A grid over the block, drawn in as the field is, keeps for each cell the density that samples had in it
+of late; what light it lets through along a ray says where the ray is worth looking at, and a ray's samples are put there, closest together
+where most is seen of. So the grid is what mip-NeRF's coarse pass and later proposal networks are, at the price of a look-up, and what is
+behind a wall is passed over as what is empty (Müller et al. 2022, section E.2, keep such a grid to leave out what is empty alone)."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy.ndimage import distance_transform_cdt
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.fields.hash_grid import unit
 from almanac.block_nerf.fields.threads import shared, slices
-from almanac.block_nerf.rendering import Samples
+from almanac.block_nerf.rendering import Samples, evenly
 from almanac.nn.compiled import compiled
 
 CELLS = (128, 128, 64)
 """Of the grid, along x, y and z."""
-NEAR = 0.4
+NEAR = 1.5
 """Metres before the first sample."""
-FAR = 2_000.0
+FAR = 600.0
 """Metres after which there is only sky."""
-STEP, WIDENING = 0.12, 0.02
-"""Metres of the shortest sample, and how long one is for each metre of its distance."""
 
-_REFRESHED = 32  # batches, after which distances between cells are measured again
-_FARTHEST = 100  # cells, that are told apart
-_EXPLORING = 5.0  # times as long are pieces of rays that look everywhere
-_DECAY = 0.995  # of what a cell remembers, in a step
-_SEEN = 0.004  # weight from which a cell counts
-_BEGIN = 0.012  # what all cells remember at first: until the first rays have looked everywhere
+_STEP, _WIDENING = 0.5, 0.05  # metres of a look into the grid at least, and for each metre of its distance
+_LOOKS = 160  # of a ray, at most
+_HEARD = 0.1  # how much of what a cell remembers a sample in it is
+_BEGIN = 0.01  # density that all cells have at first, for a metre
+_DENSEST = 20.0  # density that is remembered, at most
+_LEAST = 0.05  # of a ray's light, below which what is met is not worth more samples than what is empty
 
 
 class Occupancy(nn.Module):
@@ -42,83 +38,48 @@ class Occupancy(nn.Module):
         scale: metres for each axis that come to 1, as the field has them.
     """
 
-    weight: Tensor
-    away: Tensor
-    """Of each cell, how many cells it is to the nearest that counts: rays pass over the rest at once."""
-    age: Tensor
+    density: Tensor
+    """Of each cell, for a metre."""
     scale: Tensor
 
     def __init__(self, scale: Float[Tensor, "3"]):
         super().__init__()
-        self.register_buffer("weight", torch.full((math.prod(CELLS),), _BEGIN))
-        self.register_buffer("away", torch.zeros(math.prod(CELLS), dtype=torch.int8))
-        self.register_buffer("age", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("density", torch.full((math.prod(CELLS),), _BEGIN))
         self.register_buffer("scale", scale.clone())
 
-    def samples(
-        self, rays: Rays, jitter: Float[Tensor, " rays"], explorers: Bool[Tensor, " rays"] | None = None
-    ) -> Samples:
-        """Pieces of rays where something may be.
+    def samples(self, rays: Rays, jitter: Float[Tensor, " rays"], count: int, share: float) -> Samples:
+        """Pieces of rays that touch, as many of each, from `NEAR` to `FAR`: short where most is seen.
 
         Args:
             rays: in the block's own metres, on the processor.
             jitter: from 0 to 1, by how much of a piece each ray's are moved.
-            explorers: rays that are sampled in empty cells, too, in longer pieces; None: none is.
+            count: pieces of a ray.
+            share: of them, that are put where nothing is known to be: evenly by the logarithm of the distance.
         """
-        look = np.zeros(len(rays.origins), np.bool_) if explorers is None else explorers.numpy()
         lengths = rays.directions.norm(dim=-1)
-        each_ray = [each.detach().contiguous().numpy() for each in (*rays[:2], lengths, jitter)]
-        grid = [each.detach().numpy() for each in (self.weight, self.away, self.scale)]
-        parts = slices(len(look), 256)
-        found: list[Any] = [None] * len(parts)
-        counts = np.zeros(len(look), np.int64)
+        given = [each.detach().contiguous().numpy() for each in (*rays[:2], lengths, jitter)]
+        grid = [each.detach().numpy() for each in (self.density, self.scale)]
+        edges = torch.empty(len(lengths), count + 1)
+        found = edges.numpy()
 
-        def march(number: int) -> None:
-            some = parts[number]
-            mine, room = [each[some] for each in each_ray], 64 * (some.stop - some.start)
-            while True:
-                starts, ends = np.empty((2, room), np.float32)
-                used = _march(*mine, *grid, look[some], np.array(CELLS), counts[some], starts, ends)
-                if used <= room:
-                    break
-                room = used
-            found[number] = starts[:used], ends[:used]
+        def place(some: slice) -> None:
+            _place(*(each[some] for each in given), *grid, np.array(CELLS), share, found[some])
 
-        shared(march, list(range(len(parts))))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        starts, ends = (np.concatenate([each[at] for each in found] or [np.empty(0, np.float32)]) for at in (0, 1))
-        ray = np.repeat(np.arange(len(look)), counts)
-        return Samples(*(torch.from_numpy(each) for each in (starts, ends, ray, offsets)))
+        shared(place, slices(len(found), 256))
+        return evenly(edges)
 
     @torch.no_grad()
-    def remember(self, rays: Rays, samples: Samples, weight: Float[Tensor, " samples"]) -> None:
+    def remember(self, rays: Rays, samples: Samples, density: Float[Tensor, " samples"]) -> None:
         """What came of a batch.
 
         Args:
             rays: that were sampled.
             samples: of them.
-            weight: how much was seen of each.
+            density: of each.
         """
         points = rays.origins[samples.ray] + rays.directions[samples.ray] * samples.middles[:, None]
-        self.weight *= _DECAY
-        arrays = [each.detach().contiguous().numpy() for each in (points, weight, self.scale, self.weight)]
+        arrays = [each.detach().contiguous().numpy() for each in (points, density, self.scale, self.density)]
         _keep(*arrays, np.array(CELLS))
-        self.age += 1
-        if int(self.age) % _REFRESHED == 0:
-            self.refresh()
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Measure again how far cells are from those that count."""
-        counts = self.counts().numpy().reshape(CELLS)
-        far = np.full(CELLS, _FARTHEST)
-        if counts.any():
-            far = np.minimum(np.asarray(distance_transform_cdt(~counts, "chessboard")), _FARTHEST)
-        self.away.copy_(torch.from_numpy(far.astype(np.int8).ravel()))
-
-    def counts(self) -> Bool[Tensor, " cells"]:
-        """Which cells count."""
-        return self.weight > _SEEN
 
 
 @compiled
@@ -132,36 +93,52 @@ def _cell(x, y, z, scale, shape):
 
 
 @compiled
-def _march(origins, directions, lengths, jitter, weight, away, scale, explorers, shape, counts, starts, ends):
-    """Pieces of each ray, as far as there is room for them; how many there are."""
-    width = min(4 * scale[0] / shape[0], 4 * scale[1] / shape[1], 4 * scale[2] / shape[2])  # of a cell, in metres
-    used = 0
+def _place(origins, directions, lengths, jitter, density, scale, shape, share, posts):
+    """Where pieces of each ray begin and end: equal parts of what is seen by the grid, widened to both sides as in mip-NeRF (section 3.1),
+    and of a part that knows of nothing."""
+    edges, seen = np.empty(_LOOKS + 1), np.empty(_LOOKS)
+    count = posts.shape[1] - 1
     for ray in range(len(origins)):
         length = lengths[ray]
-        longer = _EXPLORING if explorers[ray] else 1.0
-        at = NEAR + (jitter[ray] - 0.5) * max(STEP, WIDENING * NEAR) * longer  # metres from here on
-        first = used
-        while at < FAR:
-            step = max(STEP, WIDENING * at) * longer
+        at, used, through = NEAR, 0, 1.0
+        edges[0] = at
+        while at < FAR and used < _LOOKS:
+            step = max(_STEP, _WIDENING * at)
             middle = (at + 0.5 * step) / length
             x = origins[ray, 0] + directions[ray, 0] * middle
             y = origins[ray, 1] + directions[ray, 1] * middle
             z = origins[ray, 2] + directions[ray, 2] * middle
-            cell = _cell(x, y, z, scale, shape)
-            if explorers[ray] or weight[cell] > _SEEN:
-                if used < len(starts):
-                    starts[used] = at / length
-                    ends[used] = (at + step) / length
-                used += 1
-            elif away[cell] > 1:  # where space is drawn in, cells are larger
-                step = max(step, (away[cell] - 1) * width)
+            passed = np.exp(-density[_cell(x, y, z, scale, shape)] * step)
+            seen[used] = through * (1.0 - passed)
+            through *= passed
             at += step
-        counts[ray] = used - first
-    return used
+            used += 1
+            edges[used] = at
+        total, before = 0.0, seen[0]
+        for i in range(used):
+            here = seen[i]
+            after = seen[i + 1] if i + 1 < used else here
+            seen[i] = 0.5 * (max(before, here) + max(here, after))
+            before = here
+            total += seen[i]
+        known, span = (1.0 - share) / max(total, _LEAST), np.log(edges[used] / edges[0])
+        unknown = 1.0 - known * total
+        gone, bin_ = 0.0, 0
+        mass = known * seen[0] + unknown * np.log(edges[1] / edges[0]) / span
+        posts[ray, 0] = edges[0] / length
+        posts[ray, count] = edges[used] / length
+        for k in range(1, count):
+            wanted = (k + jitter[ray] - 0.5) / count
+            while gone + mass < wanted and bin_ < used - 1:
+                gone += mass
+                bin_ += 1
+                mass = known * seen[bin_] + unknown * np.log(edges[bin_ + 1] / edges[bin_]) / span
+            part = min(max((wanted - gone) / max(mass, 1e-12), 0.0), 1.0)
+            posts[ray, k] = (edges[bin_] + part * (edges[bin_ + 1] - edges[bin_])) / length
 
 
 @compiled
-def _keep(points, seen, scale, weight, shape):
+def _keep(points, found, scale, density, shape):
     for i in range(len(points)):
         cell = _cell(points[i, 0], points[i, 1], points[i, 2], scale, shape)
-        weight[cell] = max(weight[cell], seen[i])
+        density[cell] += _HEARD * (min(found[i], _DENSEST) - density[cell])
