@@ -21,7 +21,8 @@ from almanac.runtime.errors import UserError
 FILE = "city.json"
 FORMAT = 1
 _MODEL, _CODES = "model.safetensors", "codes.safetensors"
-_DENSITY, _BITS = "occupancy.density", 12.0  # of the grid; its steps for a factor of e
+_DENSITY = "occupancy.density"  # of the grid that says where to look
+_BITS = 12.0  # steps of its numbers for a factor of e
 _THINNEST = -12.0  # logarithm of the lowest density that is told from none
 _LOADED = 8  # blocks in memory
 

@@ -118,7 +118,7 @@ def train(
         data: logs of `collect`, folders of them, or folders that `import` made.
         method: dt learns returns, and is told to be good when it plays; bc clones what it sees; cql is conservative Q-learning.
         preset: cpu (one core, about an hour), gpu (one large GPU, 25 minutes at most) or paper.
-        size: instead of the preset's: of a transformer 0.8m, 1.5m, 3m, 10m, 40m or 200m, of a cql network 0.1m, 0.4m, 1.3m, 5m, 30m, 60m
+        size: instead of the preset's: of a transformer 0.8m, 1.5m, 3m, 10m, 40m or 200m, of a cql network 0.13m, 0.4m, 1.3m, 5m, 30m, 60m
             or 120m.
         model: go on from this model, with the preset's recipe for fine-tuning.
         games: only these of the data; default: all.

@@ -50,7 +50,7 @@ class Shape:
 
 
 SIZES = {
-    "0.1m": Shape(16, 5, 64),
+    "0.13m": Shape(16, 5, 64),
     "0.4m": Shape(32, 5, 128),
     "1.3m": Shape(64, 5, 256),
     "5m": Shape(128, 5),
