@@ -3,7 +3,6 @@ is `live`'s."""
 
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, WebSocket
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from almanac.block_nerf import city as folders
 from almanac.block_nerf.city import City
-from almanac.block_nerf.live import OVERLAYS, STOPS, Look, Patience, Session, Shown
+from almanac.block_nerf.live import OVERLAYS, STOPS, Look, Session, Shown
 from almanac.block_nerf.render import METHODS, Abandoned
-from almanac.runtime import connection, console, hub, serving
-from almanac.runtime.connection import Connection
+from almanac.runtime import connection, console, hub, serving, watching
 from almanac.runtime.errors import UserError
 from almanac.runtime.serving import Turns
+from almanac.runtime.watching import Patience
 
 CITY = "ALMANAC_BLOCK_NERF_CITY"
 """The environment's variable that holds a city's folder."""
@@ -53,16 +52,8 @@ def router(limits: Limits = Limits(), known: Callable[[], Mapping[str, Path]] = 
         limits: what it takes.
         known: folders of cities by name; asked each time.
     """
-    api, rooms, own = APIRouter(), _Rooms(limits, known), Path(__file__).parent
-
-    @api.get("/live", response_class=HTMLResponse)
-    def page() -> Response:
-        return Response((own / "live.html").read_text("utf-8"), media_type="text/html")
-
-    @api.get("/live/live.js")
-    def script() -> Response:
-        text = (own / "live.js").read_text("utf-8")
-        return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+    api, rooms = APIRouter(), _Rooms(limits, known)
+    watching.add_page(api, Path(__file__).parent)
 
     @api.get("/live/choices")
     def choices() -> dict[str, Any]:
@@ -127,7 +118,7 @@ def serve(city: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
         serving.serve(application(city), listener)
 
 
-class _Rooms:
+class _Rooms(watching.Rooms[Session]):
     """All flights.
 
     Args:
@@ -136,30 +127,10 @@ class _Rooms:
     """
 
     def __init__(self, limits: Limits, known: Callable[[], Mapping[str, Path]]):
+        super().__init__(limits.sessions, "people fly already, as many as this machine draws for")
         self.limits, self.known = limits, known
-        self.sessions: dict[str, Session] = {}
         self._open: dict[str, tuple[float, Shown]] = {}
         self._turns = Turns()
-        self._lock = threading.Lock()
-
-    def enter(self, hello: dict[str, Any], sink: Connection) -> Session:
-        """Begin a flight, or go on with one after a connection broke.
-
-        Args:
-            hello: `token` of a flight that goes on, `city` of one that may begin.
-            sink: the connection.
-
-        Raises:
-            UserError: there are too many flights, or no such city.
-        """
-        if hello.get("type") != "hello":
-            raise UserError("the first message is no hello", "reload the page")
-        session = self.sessions.get(str(hello.get("token") or ""))
-        if session is None or session.is_ended:
-            session = self._begin(self._named(hello))
-        sink.tell({"type": "welcome", "token": session.token})
-        session.join(sink)
-        return session
 
     def hear(self, session: Session, said: dict[str, Any] | bytes) -> bool:
         """Do what somebody wants.
@@ -195,19 +166,8 @@ class _Rooms:
             raise UserError(f"there is no city {name[:80]}", "reload the page: it lists those that there are")
         return name
 
-    def _begin(self, city: str) -> Session:
-        with self._lock:
-            alone = next((each for each in self.sessions.values() if each.is_alone), None)
-            if len(self.sessions) >= self.limits.sessions and alone is not None:
-                alone.close()  # who was there may come back, but somebody else is here now
-                del self.sessions[alone.token]
-            if len(self.sessions) >= self.limits.sessions:
-                what = f"{len(self.sessions)} people fly already, as many as this machine draws for"
-                raise UserError(what, "try again in a minute")
-            session = Session(self._opened, city, self._ended, self.limits.patience)
-            self.sessions[session.token] = session
-        session.start()
-        return session
+    def _made(self, hello: dict[str, Any]) -> Session:
+        return Session(self._opened, self._named(hello), self._ended, self.limits.patience)
 
     def _opened(self, name: str) -> Shown:
         """A city, which all who fly there share; read anew after any of it was trained again."""
@@ -220,10 +180,6 @@ class _Rooms:
             if self._open.get(name, (None,))[0] != changed:
                 self._open[name] = changed, Shown(name, City(folder), self._turns)
             return self._open[name][1]
-
-    def _ended(self, session: Session) -> None:
-        with self._lock:
-            self.sessions.pop(session.token, None)
 
 
 def look_of(said: Any) -> Look:

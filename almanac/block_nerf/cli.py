@@ -230,17 +230,11 @@ def view(
     """
     try:
         from almanac.block_nerf import api
-        from almanac.runtime import serving
     except ModuleNotFoundError as error:
         raise UserError(
             f"viewing needs {error.name}, which is not installed", "pip install 'almanac[studio]'"
         ) from None
-    from almanac.block_nerf.city import City
-
-    City(city)
-    with serving.listen(host, port) as listener:
-        console.log(f"{city} at http://{host}:{listener.getsockname()[1]}/live (Ctrl-C stops it)")
-        serving.serve(api.application(city), listener)
+    api.serve(city, host, port)
 
 
 def export(

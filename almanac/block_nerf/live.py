@@ -5,15 +5,13 @@ what the command line draws. How packets travel is left to `connection`."""
 import colorsys
 import io
 import json
-import logging
-import secrets
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,8 +24,10 @@ from almanac.block_nerf.cameras import Camera, Rays, rays_of
 from almanac.block_nerf.city import About, City, Loaded
 from almanac.block_nerf.model import View
 from almanac.block_nerf.render import Abandoned, Appearance, Method, Picture
+from almanac.runtime.connection import Sink
 from almanac.runtime.errors import UserError
 from almanac.runtime.serving import Turns
+from almanac.runtime.watching import Patience, Watched
 
 Overlay = Literal["colours", "weights", "visibility", "depth"]
 OVERLAYS: tuple[Overlay, ...] = get_args(Overlay)
@@ -50,13 +50,9 @@ _RAYS = 8_192  # that are asked for visibility at once
 _NEAREST, _FARTHEST = 1.0, 120.0  # metres, of the colours of depth
 _KEPT = 8  # blocks that are read ahead, the nearest: as many as a city keeps in memory
 _AROUND, _DOWN = 16, (14.0, 20.0)  # lines of sight to the ground round about, and how steep they are, in degrees
-_TRUSTED = (
-    1.0,
-    0.2,
-)  # metres that the ground may be away from the rough height, and for each metre from where that is known
+_TRUSTED = (1.0, 0.2)
+"""Metres that the ground may be away from the rough height, and for each metre from where that is known."""
 _CALM, _AFAR = 3.0, 15.0  # metres walked in which a new height is believed, and after which it is at once
-_JOINING = 1.0  # s within which whoever begins a session has joined it, and whose connection broke for a moment is back
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -284,30 +280,7 @@ def unpack(packet: bytes) -> tuple[dict[str, Any], UInt8[np.ndarray, "height wid
     return head, np.array(Image.open(io.BytesIO(packet[4 + length :])).convert("RGB"))
 
 
-@runtime_checkable
-class Sink(Protocol):
-    """Where what is shown goes. Both return at once, whatever the network does."""
-
-    def offer(self, packet: bytes) -> None:
-        """The newest picture; an older one that still waits is dropped."""
-        ...
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """What must arrive."""
-        ...
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a session waits, s."""
-
-    idle: float = 900.0
-    """For somebody to touch anything, before it ends."""
-    lost: float = 30.0
-    """For somebody whose connection broke, before it ends."""
-
-
-class Session:
+class Session(Watched):
     """A city that somebody looks at, and the thread that draws it.
 
     Args:
@@ -322,15 +295,11 @@ class Session:
         opens: Callable[[str], Shown],
         name: str,
         on_end: Callable[["Session"], None] = lambda session: None,
-        patience: Patience = Patience(),
+        patience: Patience | None = None,
     ):
-        self.token, self.patience = secrets.token_urlsafe(16), patience
-        self._opens, self._on_end = opens, on_end
-        self._sink: Sink | None = None
-        self._lost = self._touched = time.monotonic()
-        self._ending = threading.Event()
+        super().__init__("flight", on_end, patience)
+        self._opens = opens
         self._news = threading.Event()
-        self._lock = threading.Lock()  # of the sink
         self._chosen = name  # the city that is wanted
         self._shown: Shown | None = None
         self._look: Look | None = None
@@ -339,58 +308,16 @@ class Session:
         self._due: list[int] = []  # pixels across what follows while it stands
         self._pictures, self._rate = 0, 0.0
         self._ground = (np.nan, np.nan, 0.0)  # x, y and how high it is there
-        self._why = ""
-        self._thread = threading.Thread(target=self._run, name=f"city {self.token[:4]}", daemon=True)
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def close(self, wait: float = 0.0) -> None:
-        """End it.
-
-        Args:
-            wait: s for its thread to end.
-        """
-        self._ending.set()
+    def _wake(self) -> None:
         self._news.set()
-        if wait and self._thread is not threading.current_thread():
-            self._thread.join(wait)
 
-    @property
-    def is_ended(self) -> bool:
-        """Whether it is, or is about to be."""
-        return self._ending.is_set()
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether nobody looks, since a connection broke."""
-        return self._sink is None and time.monotonic() - self._lost > _JOINING
-
-    def join(self, sink: Sink) -> None:
-        """Look, or look again after a connection broke; who looked before is told. Callable from any thread, as all below.
-
-        Raises:
-            UserError: it has ended.
-        """
-        with self._lock:
-            if self.is_ended:
-                raise UserError("this flight has ended", "begin another one")
-            before, self._sink = self._sink, sink
-        if before is not None and before is not sink:
-            before.tell({"type": "error", "what": "you fly in another tab now", "hint": "close this one"})
+    def _joined(self, sink: Sink) -> None:
         shown = self._shown
         if shown is not None:
             sink.tell(_about(shown))
         self._drawn = None
-        self._news.set()
-
-    def lose(self, sink: Sink) -> None:
-        """A connection broke: nothing is drawn, and the session ends unless somebody comes back."""
-        with self._lock:
-            if self._sink is sink:
-                self._sink, self._lost = None, time.monotonic()
-        self._news.set()
+        self._wake()
 
     def ask(self, look: Look, name: str) -> None:
         """See something else.
@@ -399,7 +326,7 @@ class Session:
             look: what.
             name: of the city that it is of; of another one than is shown it is let go.
         """
-        self._touched = time.monotonic()
+        self.touch()
         shown = self._shown
         if shown is not None and name == shown.name == self._chosen:
             self._look = look
@@ -411,7 +338,8 @@ class Session:
         Args:
             is_hidden: whether nobody does.
         """
-        self._touched, self._is_hidden = time.monotonic(), is_hidden
+        self.touch()
+        self._is_hidden = is_hidden
         self._news.set()
 
     def choose(self, name: str) -> None:
@@ -420,7 +348,7 @@ class Session:
         Args:
             name: of it.
         """
-        self._touched = time.monotonic()
+        self.touch()
         self._chosen = name
         self._news.set()
 
@@ -439,33 +367,12 @@ class Session:
         Image.fromarray(pixels).save(file, "PNG")
         return file.getvalue()
 
-    def _run(self) -> None:
-        try:
-            while not self._ending.is_set() and not self._gives_up():
-                self._news.clear()
-                with suppress(Abandoned):
-                    if not self._goes_on():
-                        self._news.wait(0.5)
-        except UserError as error:
-            self._tell({"type": "error", "what": error.what, "hint": error.hint})
-        except Exception:
-            _LOG.exception("a flight failed")
-            self._tell({"type": "error", "what": "the flight failed", "hint": "it is our defect; begin another one"})
-        finally:
-            with self._lock:
-                self._ending.set()
-            if self._why:
-                self._tell({"type": "ended", "why": self._why})
-            self._on_end(self)
-
-    def _gives_up(self) -> bool:
-        at = time.monotonic()
-        with self._lock:
-            gone = self._sink is None and at - self._lost > self.patience.lost
-        if not gone and at - self._touched <= self.patience.idle:
-            return False
-        self._why = "nobody was there" if gone else f"nobody touched anything for {self.patience.idle / 60:.0f} minutes"
-        return True
+    def _live(self) -> None:
+        while not self.is_ended and not self._gives_up():
+            self._news.clear()
+            with suppress(Abandoned):
+                if not self._goes_on():
+                    self._news.wait(0.5)
 
     def _goes_on(self) -> bool:
         """Do what is most urgent; whether there was anything."""
@@ -559,11 +466,6 @@ class Session:
         found = before if found is None else found
         z = before + min(moved / _CALM, 1.0) * (found - before)
         self._ground = (x, y, min(max(z, rough - slack), rough + slack))
-
-    def _tell(self, message: dict[str, Any]) -> None:
-        sink = self._sink
-        if sink is not None:
-            sink.tell(message)
 
 
 def _nearest(shown: Shown, look: Look) -> list[str]:

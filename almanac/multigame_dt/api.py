@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from safetensors import SafetensorError, safe_open
 
 from almanac.multigame_dt import emulator, games, live, logs, published
 from almanac.multigame_dt.games import Game
-from almanac.multigame_dt.live import Patience, Session
+from almanac.multigame_dt.live import Session
 from almanac.multigame_dt.minds import AtRandom, Looking, Mind
 from almanac.multigame_dt.model import DecisionTransformer
-from almanac.runtime import connection, hub
-from almanac.runtime.connection import Connection
+from almanac.runtime import connection, hub, watching
 from almanac.runtime.errors import UserError
+from almanac.runtime.watching import Patience
 
 RANDOM = "random play"
 """In the place of a model's name."""
@@ -62,16 +61,8 @@ def router(device: str = "auto", limits: Limits = Limits()) -> APIRouter:
         device: where models compute.
         limits: what it takes.
     """
-    api, rooms, own = APIRouter(), _Rooms(device, limits), Path(__file__).parent
-
-    @api.get("/live", response_class=HTMLResponse)
-    def page() -> Response:
-        return Response((own / "live.html").read_text("utf-8"), media_type="text/html")
-
-    @api.get("/live/live.js")
-    def script() -> Response:
-        text = (own / "live.js").read_text("utf-8")
-        return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+    api, rooms = APIRouter(), _Rooms(device, limits)
+    watching.add_page(api, Path(__file__).parent)
 
     @api.get("/live/choices")
     def choices() -> dict[str, Any]:
@@ -135,7 +126,7 @@ def _about(path: Path, changed: int) -> dict[str, Any] | None:
         return None
 
 
-class _Rooms:
+class _Rooms(watching.Rooms[Session]):
     """Games under way.
 
     Args:
@@ -144,29 +135,9 @@ class _Rooms:
     """
 
     def __init__(self, device: str, limits: Limits):
+        super().__init__(limits.sessions, "games are being watched, as many as this machine plays")
         self.device, self.limits = device, limits
-        self.sessions: dict[str, Session] = {}
         self._past: dict[str, list[logs.Episode]] = {}
-        self._lock = threading.Lock()
-
-    def enter(self, hello: dict[str, Any], sink: Connection) -> Session:
-        """Begin a game, or go on with one after a connection broke.
-
-        Args:
-            hello: `token` of a game that goes on, `game` and `model` of one that may begin.
-            sink: the connection.
-
-        Raises:
-            UserError: there are too many games, or no such game or model.
-        """
-        if hello.get("type") != "hello":
-            raise UserError("the first message is no hello", "reload the page")
-        session = self.sessions.get(str(hello.get("token") or ""))
-        if session is None or session.is_ended:
-            session = self._open(*self._chosen(hello))
-        sink.tell({"type": "welcome", "token": session.token})
-        session.join(sink)
-        return session
 
     def hear(self, session: Session, said: dict[str, Any] | bytes) -> bool:
         """Do what somebody wants.
@@ -197,20 +168,9 @@ class _Rooms:
             raise UserError(f"there is no model {model[:80]}", "reload the page: it lists those that there are")
         return games.named(str(said.get("game"))[:80]), model
 
-    def _open(self, game: Game, model: str) -> Session:
-        with self._lock:
-            alone = next((each for each in self.sessions.values() if each.is_alone), None)
-            if len(self.sessions) >= self.limits.sessions and alone is not None:
-                alone.close()  # who was there may come back, but somebody else is here now
-                del self.sessions[alone.token]
-            if len(self.sessions) >= self.limits.sessions:
-                what = f"{len(self.sessions)} games are being watched, as many as this machine plays"
-                raise UserError(what, "try again in a minute")
-            seed = secrets.randbits(32)
-            session = Session(self._mind, game, model, self._ended, self.limits.patience, seed)
-            self.sessions[session.token] = session
-        session.start()
-        return session
+    def _made(self, hello: dict[str, Any]) -> Session:
+        game, model = self._chosen(hello)
+        return Session(self._mind, game, model, self._ended, self.limits.patience, secrets.randbits(32))
 
     def recording(self, token: str) -> list[logs.Episode]:
         """All that was played in a session, or in one that has ended lately."""
@@ -222,7 +182,7 @@ class _Rooms:
             self._past[session.token] = session.recording()
             while len(self._past) > _REMEMBERED:
                 del self._past[next(iter(self._past))]
-            self.sessions.pop(session.token, None)
+        super()._ended(session)
 
     def _mind(self, model: str, actions: Sequence[int], seed: int) -> Mind:
         if model == RANDOM:

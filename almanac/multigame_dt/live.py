@@ -3,9 +3,7 @@ what is on the screen and what the agent makes of it, and does what a person's k
 what the person did and goes on from there. How packets travel is left to `connection`, and deciding to `minds`."""
 
 import json
-import logging
 import queue
-import secrets
 import struct
 import threading
 import time
@@ -13,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,7 +22,9 @@ from almanac.multigame_dt.games import Game
 from almanac.multigame_dt.logs import Episode
 from almanac.multigame_dt.minds import Mind, Thought
 from almanac.multigame_dt.play import NOOPS
+from almanac.runtime.connection import Sink
 from almanac.runtime.errors import UserError
+from almanac.runtime.watching import Patience, Watched
 
 RATE = 60 / FRAMES
 """Steps of the agent's a second, of a console whose television shows sixty pictures."""
@@ -47,9 +47,6 @@ _BEHIND = 0.25
 """s behind the clock after which time is let go, rather than played after."""
 _WAITING = 200
 """Wishes that may wait."""
-_JOINING = 1.0
-"""s within which whoever begins a session has joined it, and whose connection broke for a moment is back."""
-_LOG = logging.getLogger(__name__)
 
 
 def action_of(held: int, known: Sequence[int]) -> int:
@@ -103,29 +100,6 @@ def _webp(picture: UInt8[np.ndarray, "..."]) -> bytes:
     return packed.tobytes()
 
 
-@runtime_checkable
-class Sink(Protocol):
-    """Where what is shown goes. Both return at once, whatever the network does."""
-
-    def offer(self, packet: bytes) -> None:
-        """The newest picture; an older one that still waits is dropped."""
-        ...
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """What must arrive."""
-        ...
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a session waits, s."""
-
-    idle: float = 900.0
-    """For somebody to touch anything, before it ends."""
-    lost: float = 30.0
-    """For somebody whose connection broke, before it ends; it stands still meanwhile."""
-
-
 Makes = Callable[[str, Sequence[int], int], Mind]
 """Who plays, by the model's name, the game's actions and a seed."""
 
@@ -156,7 +130,7 @@ class _Now:
         return self.console.over or len(self.actions) >= TIME_LIMIT
 
 
-class Session:
+class Session(Watched):
     """A game that somebody watches, and the thread that takes it on.
 
     Args:
@@ -174,72 +148,20 @@ class Session:
         game: Game,
         model: str,
         on_end: Callable[["Session"], None] = lambda session: None,
-        patience: Patience = Patience(),
+        patience: Patience | None = None,
         seed: int = 0,
     ):
-        self.token = secrets.token_urlsafe(16)
-        self.game, self.model, self.patience = game, model, patience
-        self._make, self._on_end = make, on_end
+        super().__init__("game", on_end, patience)
+        self.game, self.model, self._make = game, model, make
         self._random = np.random.default_rng(seed)
-        self._sink: Sink | None = None
-        self._lost = self._touched = time.monotonic()
         self._asked: queue.Queue[tuple[str, Any]] = queue.Queue(_WAITING)
-        self._ending = threading.Event()
-        self._lock = threading.Lock()  # of the recording and the sink
+        self._kept = threading.Lock()  # of the recording
         self._recorded: deque[Episode] = deque(maxlen=KEPT)
         self._now: _Now | None = None
         self._kappa, self._speed = KAPPA, 1.0
         self._is_paused = self._is_hidden = self._is_taken = False
         self._held = self._tapped = 0
         self._number, self._pictures, self._pace = 0, 0, 0.0
-        self._why = ""
-        self._thread = threading.Thread(target=self._run, name=f"game {self.token[:4]}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def close(self, wait: float = 0.0) -> None:
-        """End it.
-
-        Args:
-            wait: s for its thread to end.
-        """
-        self._ending.set()
-        self._wake("nothing")
-        if wait and self._thread is not threading.current_thread():
-            self._thread.join(wait)
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether it is, or is about to be."""
-        return self._ending.is_set()
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether nobody watches, since a connection broke."""
-        return self._sink is None and time.monotonic() - self._lost > _JOINING
-
-    def join(self, sink: Sink) -> None:
-        """Watch, or watch again after a connection broke; who watched before is told. Callable from any thread, as all below.
-
-        Raises:
-            UserError: it has ended.
-        """
-        with self._lock:
-            if self.is_ended:
-                raise UserError("this game has ended", "begin another one")
-            before, self._sink = self._sink, sink
-        if before is not None and before is not sink:
-            before.tell({"type": "error", "what": "you watch in another tab now", "hint": "close this one"})
-        self._wake("show")
-
-    def lose(self, sink: Sink) -> None:
-        """A connection broke: the game stands still, and ends unless somebody comes back."""
-        with self._lock:
-            if self._sink is sink:
-                self._sink, self._lost = None, time.monotonic()
-        self._wake("nothing")
 
     def ask(self, what: str, value: Any = None) -> None:
         """What somebody wants.
@@ -256,7 +178,7 @@ class Session:
             value = _VALUES[what](value)
         elif what not in _PLAIN:
             raise UserError(f"there is no '{what[:40]}' to ask for", f"known: {', '.join([*_PLAIN, *_VALUES])}")
-        self._touched = time.monotonic()
+        self.touch()
         self._put(what, value)
 
     def choose(self, game: Game, model: str) -> None:
@@ -266,12 +188,12 @@ class Session:
             game: which.
             model: its name.
         """
-        self._touched = time.monotonic()
+        self.touch()
         self._put("choose", (game, model))
 
     def recording(self) -> list[Episode]:
         """All games so far, and the one that is going on up to now."""
-        with self._lock:
+        with self._kept:
             found, now = list(self._recorded), self._now
             if now is not None and now.actions and not now.is_over:
                 found.append(self._episode(now))
@@ -283,35 +205,26 @@ class Session:
         except queue.Full:
             raise UserError("more was asked for than can be done", "wait a moment") from None
 
-    def _wake(self, what: str) -> None:
+    def _wake(self, what: str = "nothing") -> None:
         """Have the session's thread look around; one with so much to do does it anyhow."""
         with suppress(queue.Full):
             self._asked.put_nowait((what, None))
 
+    def _joined(self, sink: Sink) -> None:
+        self._wake("show")
+
     # Below: the session's own thread ---------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            self._begin(fresh=True)
-            self._pace_it()
-        except UserError as error:
-            self._tell({"type": "error", "what": error.what, "hint": error.hint})
-        except Exception:
-            _LOG.exception("a game failed")
-            self._tell({"type": "error", "what": "the game failed", "hint": "it is our defect; begin another one"})
-        finally:
-            with self._lock:
-                self._ending.set()
-            if self._why:
-                self._tell({"type": "ended", "why": self._why})
-            self._on_end(self)
+    def _live(self) -> None:
+        self._begin(fresh=True)
+        self._pace_it()
 
     def _pace_it(self) -> None:
         """Steps by the clock. Who is late lets time go; who stands still waits for a wish."""
         due, shown, ended = time.monotonic(), 0.0, 0.0
         while not self._ending.is_set():
             at = time.monotonic()
-            if self._gives_up(at):
+            if self._gives_up():
                 break
             now = self._now
             assert now is not None
@@ -338,17 +251,9 @@ class Session:
     def _stands(self) -> bool:
         return self._is_paused or self._is_hidden or self._sink is None
 
-    def _gives_up(self, at: float) -> bool:
-        with self._lock:
-            gone = self._sink is None and at - self._lost > self.patience.lost
-        if not gone and at - self._touched <= self.patience.idle:
-            return False
-        self._why = "nobody was there" if gone else f"nobody touched anything for {self.patience.idle / 60:.0f} minutes"
-        return True
-
     def _begin(self, fresh: bool = False) -> None:
         """A new game; of another kind, or by another model, if it is `fresh`."""
-        with self._lock:
+        with self._kept:
             now, self._now = self._now, None
             if now is not None and now.actions and not now.is_over:
                 self._recorded.append(self._episode(now))
@@ -366,7 +271,7 @@ class Session:
         frames = deque([np.zeros_like(frame)] * (CONTEXT - 1) + [frame], CONTEXT)
         self._number += 1
         now = _Now(console, self.model, mind, noops, frames, mind.think(frame))
-        with self._lock:
+        with self._kept:
             self._now = now
         self._tell(self._about(now))
         self._show()
@@ -392,7 +297,7 @@ class Session:
         who = "person" if self._is_taken else "agent"
         action = action_of(self._held | self._tapped, now.console.actions) if self._is_taken else now.thought.action
         self._tapped = 0
-        with self._lock:
+        with self._kept:
             points = now.console.step(action)
             now.actions.append(action)
             now.took, now.points = action, points
@@ -489,11 +394,6 @@ class Session:
         elif what == "show" and self._now is not None:
             self._tell(self._about(self._now))
         self._show()
-
-    def _tell(self, message: dict[str, Any]) -> None:
-        sink = self._sink
-        if sink is not None:
-            sink.tell(message)
 
 
 def _parts(probabilities: Float[np.ndarray, " any"] | None) -> list[float] | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
@@ -45,6 +45,19 @@ class Limits:
     """Messages that may wait to be sent, likewise."""
     message: int = 4096
     """Characters of a message."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where what one person sees goes. Both return at once, whatever the network does."""
+
+    def offer(self, packet: bytes) -> None:
+        """The newest packet; an older one that still waits may be dropped."""
+        ...
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """What must arrive."""
+        ...
 
 
 class Connection:

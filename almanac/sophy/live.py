@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from almanac.runtime.connection import Sink
 from almanac.runtime.errors import UserError
 from almanac.sophy import heat, race
 from almanac.sophy.heat import Ground, Heat, LapDone, Plan, Press, Rival
@@ -128,19 +129,6 @@ def read_snapshot(packet: bytes) -> Snapshot:
         raise UserError(f"a packet of {len(packet)} bytes is no snapshot", "ask a server of this version")
     _, phase, _, _, frame, clock, changes = _HEAD.unpack_from(packet)
     return Snapshot(phase, frame, clock, changes, np.frombuffer(packet, _CAR, offset=_HEAD.size))
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """Where what one person sees goes. Both return at once, whatever the network does."""
-
-    def offer(self, packet: bytes) -> None:
-        """The newest snapshot; an older one that still waits may be dropped."""
-        ...
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """What must arrive."""
-        ...
 
 
 @dataclass

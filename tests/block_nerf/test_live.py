@@ -20,7 +20,7 @@ from almanac.block_nerf import api, build, live
 from almanac.block_nerf.cameras import Camera
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.city import City
-from almanac.block_nerf.live import EYE, MOVING, STILL, Look, Patience, Session, Shown
+from almanac.block_nerf.live import EYE, MOVING, STILL, Look, Session, Shown
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS, view
 from almanac.block_nerf.train import PRESETS, scaled
@@ -28,6 +28,7 @@ from almanac.runtime import connection as connections
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
 from almanac.runtime.serving import Turns
+from almanac.runtime.watching import Patience
 from tests.block_nerf.made import pose, yard
 
 SOON = 120.0

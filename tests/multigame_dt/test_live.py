@@ -25,7 +25,6 @@ from almanac.multigame_dt.live import (
     LEFT,
     RIGHT,
     UP,
-    Patience,
     Session,
 )
 from almanac.multigame_dt.minds import AtRandom, Looking, Thought
@@ -33,6 +32,7 @@ from almanac.multigame_dt.model import DecisionTransformer, Dimensions
 from almanac.runtime import connection as connections
 from almanac.runtime import hub
 from almanac.runtime.errors import UserError
+from almanac.runtime.watching import Patience
 
 SOON = 60.0
 """s for what takes parts of one on a machine that has nothing else to do."""
