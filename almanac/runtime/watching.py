@@ -184,13 +184,17 @@ class Rooms(ABC, Generic[T]):
         if hello.get("type") != "hello":
             raise UserError("the first message is no hello", "reload the page")
         session = self.sessions.get(str(hello.get("token") or ""))
-        if session is None or session.is_ended:
-            session = self._begun(self._made(hello))
+        fresh = session is None or session.is_ended
+        if session is None or fresh:
+            session = self._made(hello)
+            self._admit(session)
         sink.tell({"type": "welcome", "token": session.token})
         session.join(sink)
+        if fresh:  # not before somebody is there to be told what is wrong with it
+            session.start()
         return session
 
-    def _begun(self, session: T) -> T:
+    def _admit(self, session: T) -> None:
         with self._lock:
             alone = next((each for each in self.sessions.values() if each.is_alone), None)
             if len(self.sessions) >= self.most and alone is not None:
@@ -199,8 +203,6 @@ class Rooms(ABC, Generic[T]):
             if len(self.sessions) >= self.most:
                 raise UserError(f"{len(self.sessions)} {self.full}", "try again in a minute")
             self.sessions[session.token] = session
-        session.start()
-        return session
 
     def _ended(self, session: T) -> None:
         with self._lock:
