@@ -2,11 +2,14 @@
 they are trained wherever there is room, and one can be trained again without the rest (Block-NeRF, sections 4 and 5.4)."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from almanac.block_nerf import placement
 from almanac.block_nerf.captures.capture import Capture
@@ -15,11 +18,15 @@ from almanac.block_nerf.city import About, City, save_block, with_place, write_a
 from almanac.block_nerf.matching import Matched, match
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.train import Preset, Told, train_block
-from almanac.runtime import cluster, console
-from almanac.runtime.errors import UserError
+from almanac.runtime import cluster, console, device, workers
+from almanac.runtime.errors import Interrupted, RunFailed, UserError
+from almanac.runtime.run_log import steps_done
+from almanac.runtime.stopping import stop_signals
 
 _RUNS = "runs"  # folder of trainings that aren't finished
 _PIXELS = "pixels"
+_LONG = 1_000  # steps of a training that is worth a process of its own
+_CLOUDED = 0.5  # of the sun, below which a session is one of clouds
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,13 @@ def build(
     device_name: str = "auto",
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Make a city.
+    """Make a city. Each processor trains a block of its own, which is quicker than all of them on one.
 
     Args:
         capture: photos with poses.
         out: the folder of the city.
         plan: how.
-        cluster_address: of a Ray cluster whose machines train blocks; None: this one trains them in turn.
+        cluster_address: of a Ray cluster whose machines train blocks; None: this one does.
         device_name: auto, cpu or cuda.
         resume: go on with what is in `out`.
 
@@ -77,8 +84,9 @@ def build(
     write_about(out, about_of(capture, places))
     todo = [place for place in places if not (out / place.name / "model.safetensors").exists()]
     console.log(f"{len(places)} blocks, {len(learnt)} photos; {len(todo)} blocks to train")
-    jobs = [(learnt, place, out, plan, device_name, resume) for place in todo]
-    told = list(cluster.map(_train, jobs, address=cluster_address))
+    jobs = [_Job(learnt, place, out, plan, device_name, resume) for place in todo]
+    apart = cluster_address is None and device.resolve(device_name).type == "cpu"
+    told = _side_by_side(jobs) if apart else list(cluster.map(_train, jobs, address=cluster_address))
     matched: list[Matched] = []
     if plan.matched and plan.appearance and len(places) > 1:
         matched = match(City(out), seed=plan.seed)
@@ -108,7 +116,7 @@ def update(
     """
     learnt = capture.of(~capture.tested)
     known = next((each for each in city.places if each.name == place.name), None)
-    told = _train((learnt, place, city.folder, plan, device_name, resume))
+    told = _train(_Job(learnt, place, city.folder, plan, device_name, resume))
     if known != place:
         write_about(city.folder, with_place(city.about, place))
     fresh = City(city.folder)
@@ -137,9 +145,21 @@ def about_of(capture: Capture, places: list[Place]) -> About:
         crossings=tuple(
             {"place": each.place, "arms": [arm.tolist() for arm in each.arms]} for each in capture.crossings
         ),
+        lights=tuple(_called(each) for each in capture.notes.get("sessions", ())),
         attribution=capture.attribution,
         power=4.0 if capture.crossings else 1.0,
     )
+
+
+def _called(session: Any) -> str:
+    """What a session is called, by what `capture-city` says of its light, or by its own name."""
+    try:
+        when = date(*session["date"])
+        hour, minute = divmod(round(session["hour"] * 60), 60)
+        clouds = ", clouds" if session["sun"] < _CLOUDED else ""
+        return f"{when.day} {when:%B}, {hour}:{minute:02d}{clouds}"
+    except (KeyError, TypeError, ValueError):
+        return str(session.get("name", "")) if isinstance(session, Mapping) else ""
 
 
 def told_of(capture: Capture, place: Place, exposure: float) -> Told:
@@ -163,7 +183,70 @@ def sized(capture: Capture, place: Place, plan: Plan, sessions: int) -> Preset:
     return replace(plan.preset, block=block)
 
 
-def _train(job: tuple[Capture, Place, Path, Plan, str, bool]) -> dict[str, Any]:
+class _Job(NamedTuple):
+    """A block to be trained."""
+
+    learnt: Capture
+    place: Place
+    out: Path
+    plan: Plan
+    device_name: str
+    resume: bool
+
+
+class _Trainer:
+    """In a process of its own: trains the blocks that it is given, and leaves it to the asking process to tell of them."""
+
+    def __init__(self):
+        console.hush()
+
+    def train(self, job: _Job) -> dict[str, Any]:
+        return _train(job)
+
+
+def _side_by_side(jobs: list[_Job]) -> list[dict[str, Any]]:
+    """As many at a time as there are processors."""
+    count = min(len(jobs), torch.get_num_threads())
+    if count < 2 or jobs[0].plan.preset.fit.steps < _LONG:
+        return [_train(job) for job in jobs]
+    runs = [job.out / _RUNS / job.place.name for job in jobs]
+    steps, told, asked = jobs[0].plan.preset.fit.steps, {}, {}
+    waiting = list(enumerate(jobs))
+    with (
+        workers.processes() as here,
+        stop_signals() as stopped,
+        console.progress(
+            f"training {len(jobs)} blocks", steps * len(jobs), "steps", sum(map(steps_done, runs))
+        ) as advance,
+    ):
+        free, done = [here.hire(_Trainer) for _ in range(count)], sum(map(steps_done, runs))
+        while waiting or asked:
+            while waiting and free:
+                number, job = waiting.pop(0)
+                worker = free.pop()
+                asked[worker.ask("train", job)] = number, worker
+            there = here.ready(list(asked), 1.0)
+            if stopped:
+                raise Interrupted("stopped; what was learnt up to the last checkpoints is there", "go on with --resume")
+            for answer in there:
+                number, worker = asked.pop(answer)
+                told[number] = _value(answer)
+                free.append(worker)
+            now = sum(steps if number in told else steps_done(run) for number, run in enumerate(runs))
+            advance(now - done)
+            done = now
+    return [told[number] for number in range(len(jobs))]
+
+
+def _value(answer: workers.Answer) -> Any:
+    try:
+        return answer.value()
+    except workers.WorkerDied:
+        what = "a process that trained a block was ended from outside"
+        raise RunFailed(what, "memory may be short; go on with --resume") from None
+
+
+def _train(job: _Job) -> dict[str, Any]:
     """One block, wherever there is room for it."""
     learnt, place, out, plan, device_name, resume = job
     mine = learnt.of(place.holds(learnt.poses[:, :3, 3]))

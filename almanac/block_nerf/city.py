@@ -2,6 +2,7 @@
 it is looked at, and the one that was looked at longest ago is forgotten, so a city may be larger than the memory."""
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from almanac.block_nerf.cameras import Camera
@@ -22,8 +23,9 @@ FILE = "city.json"
 FORMAT = 1
 _MODEL, _CODES = "model.safetensors", "codes.safetensors"
 _DENSITY = "occupancy.density"  # of the grid that says where to look
-_BITS = 12.0  # steps of its numbers for a factor of e
-_THINNEST = -12.0  # logarithm of the lowest density that is told from none
+_BITS = 60.0  # steps of its numbers for a factor of e
+_CELLS = "occupancy.cells"  # of those that aren't empty
+_THINNEST = 0.02  # density, for a metre, below which a cell is empty
 _LOADED = 8  # blocks in memory
 
 
@@ -40,6 +42,8 @@ class About:
     """Of the photos, for views that say nothing else."""
     crossings: tuple[Any, ...] = ()
     """Of the street map: `place` and `arms`."""
+    lights: tuple[str, ...] = ()
+    """What sessions are called, where it is known."""
     attribution: str = ""
     power: float = 4.0
     """Of the distance, by which blocks' views are mixed (paper, section 4.3: 4 in a network of streets, 1 on one street)."""
@@ -118,7 +122,7 @@ def save_block(folder: Path, place: Place, block: Block, facts: Mapping[str, Any
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: each.detach().cpu() for name, each in block.state_dict().items()}
     if block.occupancy is not None:
-        tensors[_DENSITY] = _in_eight_bits(tensors.pop(_DENSITY))
+        tensors |= _packed(tensors.pop(_DENSITY))
     about = {"system": "block_nerf", "dimensions": asdict(block.dimensions), "place": asdict(place), **facts}
     checkpoint.save_weights(path, checkpoint.in_sixteen_bits(tensors), about)
     (folder / place.name / _CODES).unlink(missing_ok=True)
@@ -145,7 +149,7 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
     try:
         block = Block(Dimensions(**facts["dimensions"]))
         if block.occupancy is not None:
-            tensors[_DENSITY] = _from_eight_bits(tensors[_DENSITY])
+            tensors[_DENSITY] = _unpacked(tensors.pop(_CELLS), tensors[_DENSITY], len(block.occupancy.density))
         dtypes = {name: each.dtype for name, each in block.state_dict().items()}
         block.load_state_dict({name: each.to(dtypes[name]) for name, each in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
@@ -160,13 +164,18 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
     return Loaded(place, block.eval().requires_grad_(False), codes, facts, matched)
 
 
-def _in_eight_bits(density: Float[Tensor, " cells"]) -> UInt8[Tensor, " cells"]:
-    """Densities, each within 4 %; 0 where there is next to nothing."""
-    return (_BITS * (density.clamp_min(1e-9).log() - _THINNEST)).round().clamp(0, 255).to(torch.uint8)
+def _packed(density: Float[Tensor, " cells"]) -> dict[str, Tensor]:
+    """The cells with something in them, and how dense each is, within 1 %."""
+    cells = torch.nonzero(density > _THINNEST)[:, 0]
+    steps = (_BITS * (density[cells].log() - math.log(_THINNEST))).round().clamp(0, 255)
+    return {_CELLS: cells.to(torch.int32), _DENSITY: steps.to(torch.uint8)}
 
 
-def _from_eight_bits(cells: UInt8[Tensor, " cells"]) -> Float[Tensor, " cells"]:
-    return torch.where(cells > 0, torch.exp(cells.float() / _BITS + _THINNEST), torch.zeros(()))
+def _unpacked(cells: Int32[Tensor, " some"], steps: UInt8[Tensor, " some"], count: int) -> Float[Tensor, " cells"]:
+    """All cells; those that aren't named are empty."""
+    found = torch.zeros(count)
+    found[cells.long()] = torch.exp(steps.float() / _BITS + math.log(_THINNEST))
+    return found
 
 
 def _read(path: Path) -> About:
@@ -184,7 +193,8 @@ def _read(path: Path) -> About:
                 "distortion": tuple(camera["distortion"]),
             }
         )
-        return About(places=places, camera=lens, crossings=tuple(said.pop("crossings")), **said)
+        shared = {"crossings": tuple(said.pop("crossings")), "lights": tuple(said.pop("lights", ()))}
+        return About(places=places, camera=lens, **shared, **said)
     except OSError:
         raise UserError(
             f"{path.parent} is no city: it has no {path.name}", "make one: almanac block-nerf train CAPTURE --out CITY"

@@ -478,6 +478,7 @@ def _nearest(shown: Shown, look: Look) -> list[str]:
 def _about(shown: Shown) -> dict[str, Any]:
     """What a page has to know of a city."""
     about = shown.city.about
+    named = dict(enumerate(about.lights))
     position, yaw = start(about)
     camera = lens(about.camera)
     return {
@@ -494,7 +495,7 @@ def _about(shown: Shown) -> dict[str, Any]:
             for at, place in enumerate(about.places)
         ],
         "streets": [arm for crossing in about.crossings for arm in crossing["arms"]],
-        "lights": [f"light {number + 1}" for number in range(about.sessions)],
+        "lights": [named.get(n) or f"light {n + 1}" for n in range(about.sessions)],
         "attribution": about.attribution,
         "exposure": about.exposure,
         "camera": {"w": camera.width, "h": camera.height, "focal": camera.focal[0]},

@@ -2,6 +2,7 @@
 From a root outwards over the graph of neighbours, a block's codes are moved until what it sees where both see well looks as its matched
 neighbours have it. Networks stay as they are."""
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def _outwards(root: str, graph: dict[str, list[str]]) -> list[tuple[str, list[st
 
 
 def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations: int) -> Matched:
-    target = city.block(name)
+    target, began = city.block(name), time.monotonic()
     views = [(city.block(other), rays) for other in others for rays in shared_views(city, name, other, seed)]
     sessions = len(target.codes)
     codes = target.codes.clone().requires_grad_()
@@ -92,8 +93,9 @@ def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    best = codes.detach()
-    save_codes(city.folder, target.place, best, {"matched_to": list(others), "before": errors[0], "after": errors[-1]})
+    how = {"steps": iterations, "seconds": round(time.monotonic() - began, 1)}
+    facts = {"matched_to": list(others), "before": errors[0], "after": errors[-1], **how}
+    save_codes(city.folder, target.place, codes.detach(), facts)
     city.forget(name)
     return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
 

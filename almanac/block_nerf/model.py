@@ -22,7 +22,7 @@ from almanac.block_nerf.rendering import Samples
 
 CODE = 32
 """Numbers of an appearance code (paper, supplement)."""
-_NEARBY = 10.0
+_NEARBY = 4.0
 """Metres, nearer than which samples learn less, by the square of the distance: a camera has many there that no other camera sees, and fog
 before its lens explains its photos as well as walls do (Philip and Deschaintre 2023)."""
 
@@ -39,9 +39,9 @@ class Dimensions:
     """Channels of hidden layers."""
     levels: int = 8
     """Resolutions of the tables."""
-    log2_rows: int = 16
+    log2_rows: int = 17
     """Of a table's largest size."""
-    finest: int = 1024
+    finest: int = 2048
     """Cells along an edge of the finest."""
     colour_layers: int = 1
     """Hidden ones between features and colours; the paper's are 3 of 128."""
@@ -51,7 +51,7 @@ class Dimensions:
     """encoding: the colours' network is told of the exposure, as in the paper; scale: light is multiplied by it; none: it isn't known."""
     segments: int = 0
     """Groups of photos whose poses are corrected; 0: poses are taken as they are."""
-    samples: int = 24
+    samples: int = 32
     """Of a ray; in each of the two passes of ipe-mlp."""
 
 
@@ -308,9 +308,13 @@ class Poses(nn.Module):
         turned = torch.einsum("nij,nj->ni", self.rotations()[segment], rays.directions)
         return Rays(rays.origins + self.shifts()[segment], turned, rays.radii)
 
-    def size(self) -> Float[Tensor, ""]:
-        """The sum of squares of all offsets, which is penalised."""
-        return self.shifts().square().sum() + (self.turn * self._TURN).square().sum()
+    def size(self, radius: float) -> Float[Tensor, ""]:
+        """The sum of squares of all offsets, which is penalised.
+
+        Args:
+            radius: metres that count as 1, as the paper's networks know their blocks.
+        """
+        return (self.shifts() / radius).square().sum() + (self.turn * self._TURN).square().sum()
 
 
 def developed(linear: Float[Tensor, "rays 3"], exposure: Float[Tensor, " rays"]) -> Float[Tensor, "rays 3"]:

@@ -23,7 +23,7 @@ METHODS: tuple[Method, ...] = ("nearest", "idw", "idw-3d", "imagewise", "pixelwi
 camera moves); from each pixel's place; the mean visibility of a block's view; each pixel's visibility."""
 
 _CHUNK = 8_192  # rays at once
-_EXPLORED = 0.05  # share of them where nothing is known to be
+_EXPLORED = 0.1  # share of them where nothing is known to be
 _UNSEEN = 1e-3  # weight below which a sample is left out while a code is looked for
 _LOOKED = (8, 6)  # rays of a view, across and down, that tell whether a block sees anything of it
 _DISTANCES = (6.0, 12.0, 24.0, 48.0)  # metres, at which they are asked

@@ -64,6 +64,28 @@ def summed(
     return _Sums.apply(values, weight, samples.ray, samples.offsets)  # type: ignore[return-value]
 
 
+def distortion(
+    weight: Float[Tensor, " samples"],
+    starts: Float[Tensor, " samples"],
+    ends: Float[Tensor, " samples"],
+    samples: Samples,
+) -> Float[Tensor, ""]:
+    """How far what a ray sees is spread along it: Σᵢⱼ wᵢ wⱼ |mᵢ − mⱼ| + ⅓ Σᵢ wᵢ² δᵢ, on average over rays (mip-NeRF 360, equation 15).
+
+    Args:
+        weight: of each sample.
+        starts: where each begins, on whatever scale distances are compared on; it rises along a ray.
+        ends: where each ends.
+        samples: which ray each is of.
+    """
+    w, middle = weight.double(), (starts + ends).double() / 2
+    passed = torch.stack([w, w * middle], -1)
+    before = torch.cumsum(passed, 0) - passed
+    before = before - before[samples.offsets[:-1].clamp_max(len(w) - 1)][samples.ray]
+    spread = 2 * w * (middle * before[:, 0] - before[:, 1]) + w * w * (ends - starts) / 3
+    return (spread.sum() / (len(samples.offsets) - 1)).to(weight.dtype)
+
+
 class _Weights(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, depth: Tensor, ray: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The recipe of one block (Block-NeRF, sections 4.2 and 5.1): pixels of its own photos, drawn at random, are to look as they did; poses
 stay where they are until there is something to align them by; how well points are seen is learnt beside it, and moves nothing else."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from almanac.block_nerf import rendering
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.captures.photos import Batch, Photos
 from almanac.block_nerf.fields.ipe import IpeField, two_passes
@@ -39,17 +41,20 @@ class Preset:
     """How to optimise."""
     masked: bool = True
     """Whether what masks cover is left out."""
-    pose_penalty: tuple[float, float, float] = (1e5, 1e-1, 0.3)
-    """Weight of the poses' offsets at first, at last, and after which part of the steps it is there (section 4.2.2: after 5,000)."""
+    distortion: float = 0.005
+    """Weight of how far what a ray sees is spread along it, by the logarithm of the distance (mip-NeRF 360, section 4)."""
+    pose_penalty: tuple[float, float, float] = (1e5, 1e-2, 0.1)
+    """Weight of the poses' offsets at first, at last, and after which part of the steps it is there (section 4.2.2: 1e5, 1e-1, and 5,000
+    steps of 300,000)."""
 
 
 PRESETS = {
     "cpu": Preset(
         Dimensions(),
-        1_536,
+        1_152,
         FitConfig(
             6_000,
-            learning_rate=1e-3,
+            learning_rate=1e-2,
             shares={"field.encoding": 10.0, "poses": 10.0},
             final_ratio=0.03,
             warmup_steps=50,
@@ -172,11 +177,12 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
         total = F.mse_loss(view.colours, batch.colours)
         if first is not None:
             total = total + _COARSE * F.mse_loss(model.seen(rays, light, first)[0].colours, batch.colours)
+        total = total + preset.distortion * _distortion(rays, samples, weight)
         if model.occupancy is not None:
             model.occupancy.remember(rays, samples, density.detach())
         total = total + _visibility_loss(model, rays, samples, weight.detach(), generator)
         if model.poses is not None:
-            total = total + _penalty(preset, step) * model.poses.size()
+            total = total + _penalty(preset, step) * model.poses.size(preset.block.radius)
         return total
 
     return loss
@@ -194,6 +200,15 @@ def _sampled(
     begin, end, until = _EXPLORED
     share = begin + (end - begin) * min(step / until, 1.0)
     return None, model.occupancy.samples(rays, torch.rand(len(rays.origins), generator=generator), count, share)
+
+
+def _distortion(rays: Rays, samples: Samples, weight: Float[Tensor, " samples"]) -> Tensor:
+    """By the logarithm of the distance, from 0 at the nearest sample to 1 at the farthest that there may be."""
+    lengths = rays.directions.detach().norm(dim=-1)[samples.ray]
+    starts, ends = (
+        (each * lengths / NEAR).clamp_min(1.0).log() / math.log(FAR / NEAR) for each in (samples.starts, samples.ends)
+    )
+    return rendering.distortion(weight, starts, ends, samples)
 
 
 def _visibility_loss(

@@ -31,6 +31,11 @@ def log(text: str) -> None:
     _stderr.print(text, markup=False, soft_wrap=True)
 
 
+def hush() -> None:
+    """Say nothing on stderr from here on: in a process of whose work another one tells."""
+    _stderr.quiet = True
+
+
 def result(value: Mapping[str, Any], as_json: bool, text: str | None = None) -> None:
     """The command's result, on stdout.
 

@@ -107,9 +107,9 @@ def weights(name: str) -> Path:
 
 
 def shipped_weights(system: str) -> list[str]:
-    """Names of the models that ship with the project, `system/model`."""
-    folder = WEIGHTS / system
-    return sorted(f"{system}/{path.stem}" for path in folder.glob("*.safetensors")) if _exists(folder, True) else []
+    """Names of the models that ship with the project, `system/model`; of one in several files, each file's."""
+    files = (WEIGHTS / system).rglob("*.safetensors") if _exists(WEIGHTS / system, True) else ()
+    return sorted(path.relative_to(WEIGHTS).with_suffix("").as_posix() for path in files)
 
 
 def repository(name: str, files: Sequence[str]) -> Path:

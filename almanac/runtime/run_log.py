@@ -12,6 +12,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from almanac.runtime import checkpoint
 
+_METRICS = "metrics.jsonl"
+
+
+def steps_done(out: Path) -> int:
+    """How far the run in a folder is, by its metrics: what another process that trains there has written."""
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        return int(json.loads((out / _METRICS).read_text().rstrip("\n").rpartition("\n")[2])["step"])
+    return 0
+
 
 class RunLog:
     """`metrics.jsonl` and TensorBoard's events of a run, from `step` on. Entering removes what a killed process left after its last
@@ -26,7 +35,7 @@ class RunLog:
     """
 
     def __init__(self, out: Path, step: int):
-        self.path, self.step = out / "metrics.jsonl", step
+        self.path, self.step = out / _METRICS, step
 
     def __enter__(self) -> "RunLog":
         with self._writing():

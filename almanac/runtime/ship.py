@@ -1,7 +1,7 @@
 """Shipping weights: `python -m almanac.runtime.ship RUN[,RUN…] SYSTEM/NAME` stores what a run trained in `weights/`, in eight bits where
 they are large, and notes in `weights/manifest.json` what it is: sha256, recipe, machine, wall time and measured figures, as the weights'
 own header has them beside a vocabulary. Of several runs that went on from each other it stores the mean, which often errs less than each
-(Wortsman et al. 2022)."""
+(Wortsman et al. 2022). A model that is a folder of files ships as such a folder."""
 
 import json
 import sys
@@ -37,11 +37,35 @@ def ship(runs: Sequence[Path], name: str, command: str) -> Path:
     facts = loaded[-1][1]
     if len(runs) > 1:
         facts["mean_of"] = [each.get("steps") for _, each in loaded]
-    small = _mean([tensors for tensors, _ in loaded])
-    if sum(tensor.nbytes for tensor in small.values()) > _LARGE:
-        small = checkpoint.in_eight_bits(small)
+    return _stored(name, _mean([tensors for tensors, _ in loaded]), facts, command)
+
+
+def ship_folder(folder: Path, name: str, command: str) -> Path:
+    """Store a model that is several files as the folder `weights/NAME`: its weights as `ship` does, and what is JSON as it is.
+
+    Args:
+        folder: of the model; what lies deeper is shipped, too.
+        name: `system/model`.
+        command: what trained it.
+
+    Raises:
+        UserError: as `ship`.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors, facts = checkpoint.load_weights(path, name.split("/")[0])
+        _stored(f"{name}/{path.relative_to(folder).with_suffix('').as_posix()}", tensors, facts, command)
+    for path in sorted(folder.rglob("*.json")):
+        target = hub.WEIGHTS / name / path.relative_to(folder)
+        checkpoint.write_atomic(target, lambda file, path=path: file.write(path.read_bytes()))
+    return hub.WEIGHTS / name
+
+
+def _stored(name: str, tensors: dict[str, Tensor], facts: dict, command: str) -> Path:
+    """One file of weights, and what the manifest says of it."""
+    system = name.split("/")[0]
+    small = checkpoint.in_eight_bits(tensors) if sum(each.nbytes for each in tensors.values()) > _LARGE else tensors
     target = hub.WEIGHTS / f"{name}.safetensors"
-    others = sum(path.stat().st_size for path in target.parent.glob("*.safetensors") if path != target)
+    others = sum(path.stat().st_size for path in (hub.WEIGHTS / system).rglob("*.safetensors") if path != target)
     if others + sum(tensor.nbytes for tensor in small.values()) > LIMIT:
         raise UserError(f"the weights of {system} would take more than {LIMIT >> 20} MiB", "ship fewer or smaller ones")
     checkpoint.save_weights(target, small, facts)
@@ -73,4 +97,8 @@ def _note(name: str, facts: dict) -> None:
 if __name__ == "__main__":
     run_folders, shipped_name, *trained_by = sys.argv[1:]
     folders = [Path(folder) for folder in run_folders.split(",")]
-    console.log(f"shipped {ship(folders, shipped_name, ' '.join(trained_by))}")
+    whole = len(folders) == 1 and not (folders[0] / "model.safetensors").exists()
+    said = " ".join(trained_by)
+    console.log(
+        f"shipped {ship_folder(folders[0], shipped_name, said) if whole else ship(folders, shipped_name, said)}"
+    )

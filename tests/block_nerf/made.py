@@ -22,7 +22,7 @@ def pose(place: tuple[float, float, float], heading: float) -> np.ndarray:
 
 
 def photo(where: np.ndarray, brightness: float, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """What a camera sees of a yard of 12 m, whose walls are checkered and whose floor is green."""
+    """What a camera sees of a yard of 12 m, whose walls and green floor are checkered."""
     camera = Camera(*size, (size[0] / 2, size[0] / 2), (size[0] / 2, size[1] / 2))
     rays = camera.directions(camera.all_pixels()) @ where[:3, :3].T
     origin = where[:3, 3]
@@ -33,7 +33,8 @@ def photo(where: np.ndarray, brightness: float, size: tuple[int, int] = SIZE) ->
     point = origin + rays * np.minimum(reach, floor)[..., None]
     checks = (np.floor(point[..., 2]) + np.floor(np.where(axis == 0, point[..., 1], point[..., 0]))) % 2
     paint = np.array([[0.8, 0.3, 0.2], [0.2, 0.3, 0.8]])[axis] * (0.5 + 0.5 * checks[..., None])
-    colour = np.where((floor < reach)[..., None], [0.2, 0.6, 0.2], paint)
+    tiles = (np.floor(point[..., 0]) + np.floor(point[..., 1])) % 2
+    colour = np.where((floor < reach)[..., None], np.array([0.2, 0.6, 0.2]) * (0.6 + 0.4 * tiles[..., None]), paint)
     colour = np.where((point[..., 2] > 3)[..., None], [0.6, 0.8, 1.0], colour)
     return np.round(np.clip(colour * brightness, 0, 1) * 255).astype(np.uint8)
 

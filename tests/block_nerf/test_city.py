@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from safetensors.torch import load_file
 
 from almanac.block_nerf import build, export, placement, ways
 from almanac.block_nerf.captures.capture import Crossing
@@ -270,3 +271,40 @@ def test_a_city_is_scored_by_what_all_its_blocks_make_of_a_photo(city, tmp_path)
     found = scored_city(City(folder), photos, 0)
     alone = [scored(City(folder).block(name), photos, 0, 1.0).psnr for name in ("block_00", "block_01")]
     assert min(alone) - 0.5 < found.psnr < max(alone) + 3
+
+
+@pytest.mark.parametrize(
+    ("said", "called"),
+    [
+        ({"date": [2021, 6, 21], "hour": 13.0, "turbidity": 3.0, "sun": 1.0}, "21 June, 13:00"),
+        ({"date": [2021, 12, 4], "hour": 11.25, "turbidity": 8.0, "sun": 0.05}, "4 December, 11:15, clouds"),
+        ({"name": "after the rain"}, "after the rain"),
+        ({"date": [2021, 13, 40], "hour": 1.0, "sun": 1.0}, ""),
+        ("morning", ""),
+    ],
+)
+def test_sessions_are_called_by_their_hour(city, said, called):
+    _, capture, _ = city
+    about = build.about_of(replace(capture, notes={"sessions": [said]}), [])
+    assert about.lights == (called,)
+
+
+def test_blocks_that_processors_train_side_by_side_are_those_that_one_trains_in_turn(
+    city, tmp_path, monkeypatch, capfd
+):
+    _, capture, _ = city
+    plan = build.Plan(scaled(SHORT, 12), blocks=2, matched=False)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        build.build(capture, tmp_path / "in turn", plan)
+        torch.set_num_threads(2)
+        monkeypatch.setattr(build, "_LONG", 0)
+        found = build.build(capture, tmp_path / "side by side", plan)
+    finally:
+        torch.set_num_threads(threads)
+    assert [each["block"] for each in found["blocks"]] == ["block_00", "block_01"]
+    assert "training 2 blocks: 24/24 steps" in capfd.readouterr().err
+    for name in ("block_00", "block_01"):
+        one, other = (load_file(tmp_path / how / name / "model.safetensors") for how in ("in turn", "side by side"))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

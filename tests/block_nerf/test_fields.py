@@ -125,15 +125,24 @@ def test_cells_remember_the_mean_of_what_was_found_of_late():
     rays = Rays(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.full((1,), 0.01))
     samples = Samples(torch.tensor([9.9]), torch.tensor([10.1]), torch.tensor([0]), torch.tensor([0, 1]))
     before = grid.density.clone()
-    for number in range(200):
-        grid.remember(rays, samples, torch.tensor([4.0 if number % 2 else 2.0]))
+
+    def hear(*densities: float) -> None:
+        for number in range(200):
+            grid.remember(rays, samples, torch.tensor([densities[number % len(densities)]]))
+
+    def near() -> int:
+        middles = grid.samples(rays, torch.tensor([0.5]), 64, 0.2).middles
+        return int(((middles > 9) & (middles < 12)).sum())
+
+    empty = near()
+    hear(0.2, 0.1)
     changed = grid.density != before
-    assert changed.sum() == 1 and grid.density[changed].item() == pytest.approx(3.0, abs=0.2)
-    found = grid.samples(rays, torch.tensor([0.5]), 16, 0.2)
-    assert ((found.middles > 9) & (found.middles < 12)).sum() > 8
-    for _ in range(200):
-        grid.remember(rays, samples, torch.tensor([0.0]))
+    assert changed.sum() == 1 and grid.density[changed].item() == pytest.approx(0.15, abs=0.01)
+    assert near() > empty + 2
+    hear(0.0)
     assert grid.density[changed].item() < 1e-6
+    hear(4.0)
+    assert grid.density[changed].item() == pytest.approx(0.3), "looks are to reach the cell's other side"
 
 
 def test_a_ray_that_meets_nothing_sees_the_sky():

@@ -2,7 +2,7 @@ import nerfacc
 import pytest
 import torch
 
-from almanac.block_nerf.rendering import Samples, evenly, summed, weights
+from almanac.block_nerf.rendering import Samples, distortion, evenly, summed, weights
 
 
 def ragged(seed: int = 0, rays: int = 200) -> Samples:
@@ -61,3 +61,17 @@ def test_gradients_are_those_of_the_sums_written_out(seed):
     assert torch.allclose(found.double(), sums, atol=1e-5)
     assert density.grad is not None and again.grad is not None and (density.grad - again.grad).abs().max() < 1e-4
     assert values.grad is not None and other.grad is not None and (values.grad - other.grad).abs().max() < 1e-5
+
+
+def test_distortion_is_its_double_sum():
+    random = torch.Generator().manual_seed(5)
+    samples = evenly(torch.rand(40, 13, generator=random).sort(1).values)
+    weight = torch.rand(40 * 12, generator=random, dtype=torch.float64, requires_grad=True)
+    starts, ends = samples.starts.double(), samples.ends.double()
+    found = distortion(weight, starts, ends, samples)
+    w, middle = weight.view(40, 12), ((starts + ends) / 2).view(40, 12)
+    apart = (w[:, :, None] * w[:, None, :] * (middle[:, :, None] - middle[:, None, :]).abs()).sum((1, 2))
+    written = (apart + (w.square() * (ends - starts).view(40, 12)).sum(1) / 3).mean()
+    assert torch.allclose(found, written, rtol=1e-9)
+    slope, wanted = (torch.autograd.grad(each, weight, retain_graph=True)[0] for each in (found, written))
+    assert torch.allclose(slope, wanted, atol=1e-7)

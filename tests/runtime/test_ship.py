@@ -49,3 +49,16 @@ def test_of_several_runs_the_mean_ships_with_the_facts_of_the_last(tmp_path, mon
     save(runs[1], second[:4], 20)
     with pytest.raises(UserError, match="different networks"):
         ship.ship(runs, "tests/mean", "train")
+
+
+def test_a_model_of_several_files_ships_as_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "WEIGHTS", tmp_path / "weights")
+    for part in ("north", "south"):
+        save(tmp_path / "city" / part, torch.randn(4, 4), 10)
+    (tmp_path / "city" / "city.json").write_text('{"parts": 2}')
+    ship.ship_folder(tmp_path / "city", "tests/city", "train")
+    names = ["tests/city/north/model", "tests/city/south/model"]
+    assert hub.shipped_weights("tests") == names == sorted(ship.manifest())
+    assert (tmp_path / "weights/tests/city/city.json").read_text() == '{"parts": 2}'
+    for name in names:
+        assert hub.hash_of(hub.weights(name)) == ship.manifest()[name]["sha256"]

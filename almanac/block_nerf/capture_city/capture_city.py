@@ -153,7 +153,7 @@ class World:
         if session not in self._exposures:
             mine = [shots for shots in self.positions if shots[0].session == session]
             probes = [mine[at][at % len(mine[at])] for at in np.linspace(0, len(mine) - 1, _PROBES).astype(int)]
-            light = [self.studio(session).photograph(each.pose, (32, 24), 16.0, 16, [], 0) for each in probes]
+            light = [self.studio(session).empty.photograph(each.pose, (32, 24), 16.0, 16, 0) for each in probes]
             ground = np.concatenate([each.radiance[each.distance > 0] for each in light])
             self._exposures[session] = round(_MIDDLE / max(float(np.median(ground)), 1e-6), 4)
         return self._exposures[session]
@@ -254,19 +254,21 @@ def _take_here(shots: list[Shot]) -> None:
 
 def _take(world: World, shots: list[Shot], out: Path) -> None:
     """The photos of one moment, with their masks and truth."""
-    for shot in shots:
-        if _there(out, shot):
-            continue
-        studio, number = world.studio(shot.session), int(shot.name.split("_")[2])
+    missing = [shot for shot in shots if not _there(out, shot)]
+    if not missing:
+        return
+    studio, number = world.studio(shots[0].session), int(shots[0].name.split("_")[2])
+    stage = studio.with_cars(world.cars(shots[0]))
+    for shot in missing:
         samples = world.request.samples * (_TEST_SAMPLES if shot.test else 1)
         exposure = shot.exposure * world.exposure(shot.session)
         seed = int(
             np.random.default_rng([world.request.seed, number, list(drives.CAMERAS).index(shot.camera)]).integers(2**31)
         )
-        how = (shot.pose, world.request.size, world.focal, samples)
-        seen = studio.photograph(*how, world.cars(shot), seed)
+        how = (shot.pose, world.request.size, world.focal, samples, seed)
+        seen = stage.photograph(*how)
         if seen.moving.any() and (shot.test or number % _STATIC_EVERY == 0):
-            static = studio.photograph(*how, [], seed)
+            static = studio.empty.photograph(*how)
             _picture(out / TRUTH / "static" / f"{shot.name}.jpg", developed(static.radiance, exposure))
         near = np.where(seen.distance > 0, seen.distance, np.inf).astype(np.float16)
         _atomic(

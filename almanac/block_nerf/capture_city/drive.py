@@ -37,7 +37,7 @@ EXPOSURES = (0.5, 2.0)
 
 _TESTED = 8  # one photo position in so many is kept to test with
 _MOST_CARS = 5
-_APART = 8.0  # m between photos of a session, at most
+_APART = 5.0  # m between photos of a session, at most
 _BESIDE = 60.0  # m from a crossing or a street that still belongs to it: carriageways run side by side
 _LEAST = 0.15  # of a street that is driven at least
 

@@ -1,7 +1,8 @@
 """What a camera sees of a town at an hour of a day: Mitsuba traces paths under its measured model of sun and sky (Hosek and Wilkie 2012).
-Radiance is linear; an exposure makes a photo of it."""
+What few paths leave of noise, Open Image Denoise takes away. Radiance is linear; an exposure makes a photo of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from almanac.runtime.errors import UserError
 
 _PATHS = {"type": "path", "max_depth": 4}  # further bounces add less than a photo's noise
 _DISTANCE = {"type": "aov", "aovs": "distance:depth"}
+_LOOKS = 4  # rays of a pixel that measure distances
+_SURFACES = {"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"}
+_FEWEST = 8  # rays of a pixel that say what is there, to whatever takes the noise away
 _PAINTED = {"type": "diffuse", "reflectance": {"type": "mesh_attribute", "name": "vertex_color"}}
 
 
@@ -66,62 +70,65 @@ class Studio:
         self._paint = mi.load_dict({"type": "twosided", "material": _PAINTED})
         self._fixed = {f"static-{name}": self._shape(name, mesh, town) for name, mesh in town.parts.items()}
 
-    def photograph(
-        self,
-        pose: Float[np.ndarray, "4 4"],
-        size: tuple[int, int],
-        focal: float,
-        samples: int,
-        cars: list[Mesh],
-        seed: int,
-    ) -> "Photograph":
-        """One view.
+    @cached_property
+    def empty(self) -> "Stage":
+        """Without cars that drive."""
+        return Stage(self, [])
+
+    def with_cars(self, cars: list[Mesh]) -> "Stage":
+        """With cars that drive, where they are at one moment."""
+        return Stage(self, cars) if cars else self.empty
+
+    def scenes(self, cars: list[Mesh]) -> tuple[Any, Any]:
+        """What stands in the town and some cars, under the sky, and under the sun if there is one."""
+        driven = {f"car-{at}": self._mesh(f"car-{at}", each, self._paint) for at, each in enumerate(cars)}
+        lit = [
+            None if light is None else self._mi.load_dict({"type": "scene", "light": light, **self._fixed, **driven})
+            for light in (self._sky, self._sun)
+        ]
+        return lit[0], lit[1]
+
+    def render(self, scene: Any, sensor: Any, integrator: dict[str, Any], samples: int, seed: int) -> np.ndarray:
+        """One picture.
+
+        Args:
+            scene: of `scenes`.
+            sensor: of `camera`.
+            integrator: what a path brings back.
+            samples: paths a pixel.
+            seed: of the paths.
+        """
+        how = self._mi.load_dict(integrator)
+        return np.array(self._mi.render(scene, sensor=sensor, integrator=how, spp=samples, seed=seed))
+
+    def camera(self, pose: Float[np.ndarray, "4 4"], size: tuple[int, int], focal: float) -> Any:
+        """A pinhole.
 
         Args:
             pose: camera to world; the camera looks along its −z, y is up.
             size: width and height in pixels.
             focal: in pixels.
-            samples: paths a pixel.
-            cars: what moves, where it is at this moment.
-            seed: of the paths.
         """
-        mi = self._mi
-        driven = {f"car-{at}": self._mesh(f"car-{at}", each, self._paint) for at, each in enumerate(cars)}
         flip = np.diag([-1.0, 1.0, -1.0, 1.0])  # Mitsuba's camera looks along +z, x to the left
-        camera = {
-            "type": "perspective",
-            "fov": float(np.degrees(2 * np.arctan(size[0] / 2 / focal))),
-            "fov_axis": "x",
-            "near_clip": 0.05,
-            "far_clip": 10_000.0,
-            "to_world": mi.ScalarTransform4f(pose @ flip),
-            "film": {
-                "type": "hdrfilm",
-                "width": size[0],
-                "height": size[1],
-                "pixel_format": "rgb",
-                "component_format": "float32",
-                "rfilter": {"type": "box"},
-            },
-            "sampler": {"type": "independent"},
-        }
-
-        def seen(shapes: dict[str, Any], light: Any, integrator: dict[str, Any], spp: int) -> np.ndarray:
-            scene = mi.load_dict(
-                {"type": "scene", "light": light, "integrator": integrator, "sensor": camera, **shapes}
-            )
-            return np.array(mi.render(scene, spp=spp, seed=seed))
-
-        everything = {**self._fixed, **driven}
-        # The sun's light has no noise but where it was reflected before, so it takes fewer paths than the sky's.
-        radiance = seen(everything, self._sky, _PATHS, samples)
-        if self._sun is not None:
-            radiance = radiance + seen(everything, self._sun, _PATHS, max(samples // 4, 1))
-        distance = seen(self._fixed, self._sky, _DISTANCE, 4)[..., 0]
-        moving = (
-            seen(everything, self._sky, _DISTANCE, 4)[..., 0] != distance if driven else np.zeros(distance.shape, bool)
+        return self._mi.load_dict(
+            {
+                "type": "perspective",
+                "fov": float(np.degrees(2 * np.arctan(size[0] / 2 / focal))),
+                "fov_axis": "x",
+                "near_clip": 0.05,
+                "far_clip": 10_000.0,
+                "to_world": self._mi.ScalarTransform4f(pose @ flip),
+                "film": {
+                    "type": "hdrfilm",
+                    "width": size[0],
+                    "height": size[1],
+                    "pixel_format": "rgb",
+                    "component_format": "float32",
+                    "rfilter": {"type": "box"},
+                },
+                "sampler": {"type": "independent"},
+            }
         )
-        return Photograph(radiance, distance, moving)
 
     def _sunlight(self, disc: Any) -> Any:
         """The sun as if all of its light came from one point."""
@@ -185,6 +192,46 @@ class Studio:
         return found
 
 
+class Stage:
+    """A town at one moment: what finds out where rays meet it is made once for all photos of that moment.
+
+    Args:
+        studio: the town and its light.
+        cars: that drive.
+    """
+
+    def __init__(self, studio: Studio, cars: list[Mesh]):
+        self._studio, self._sky_and_sun, self._driven = studio, studio.scenes(cars), bool(cars)
+
+    def photograph(
+        self, pose: Float[np.ndarray, "4 4"], size: tuple[int, int], focal: float, samples: int, seed: int
+    ) -> "Photograph":
+        """One view.
+
+        Args:
+            pose: camera to world; the camera looks along its −z, y is up.
+            size: width and height in pixels.
+            focal: in pixels.
+            samples: paths a pixel.
+            seed: of the paths.
+        """
+        (sky, sun), render = self._sky_and_sun, self._studio.render
+        camera = self._studio.camera(pose, size, focal)
+        # The sun's light has no noise but where it was reflected before, so it takes fewer paths than the sky's.
+        noisy = render(sky, camera, _PATHS, samples, seed)
+        if sun is not None:
+            noisy = noisy + render(sun, camera, _PATHS, max(samples // 2, 1), seed)
+        surfaces = render(sky, camera, _SURFACES, max(samples // 2, _FEWEST), seed)
+        radiance = _denoised(noisy, surfaces[..., :3], surfaces[..., 3:])
+        distance = render(sky, camera, _DISTANCE, _LOOKS, seed)[..., 0]
+        moving = np.zeros(distance.shape, bool)
+        if self._driven:
+            still, _ = self._studio.empty._sky_and_sun
+            behind = render(still, camera, _DISTANCE, _LOOKS, seed)[..., 0]
+            moving, distance = distance != behind, behind
+        return Photograph(radiance, distance, moving)
+
+
 @dataclass(frozen=True)
 class Photograph:
     """What a pixel sees."""
@@ -195,6 +242,20 @@ class Photograph:
     """Metres along the ray to what is there; 0 in the sky."""
     moving: Bool[np.ndarray, "height width"]
     """Where a car that drives is seen, be it in a part of the pixel."""
+
+
+def _denoised(
+    radiance: Float[np.ndarray, "height width 3"],
+    albedo: Float[np.ndarray, "height width 3"],
+    normal: Float[np.ndarray, "height width 3"],
+) -> Float[np.ndarray, "height width 3"]:
+    """By Open Image Denoise, which is told what the surfaces are. It expects light of about 1."""
+    import pyoidn
+
+    full = max(float(np.median(radiance)), 1e-6)
+    guides = [np.nan_to_num(each).astype(np.float32) for each in (albedo.clip(0, 1), normal)]
+    found = pyoidn.denoise((radiance / full).astype(np.float32), albedo=guides[0], normal=guides[1], hdr=True)
+    return np.asarray(found) * full
 
 
 def developed(radiance: Float[np.ndarray, "*pixels 3"], exposure: float) -> UInt8[np.ndarray, "*pixels 3"]:
@@ -211,7 +272,9 @@ def _grey(value: float) -> dict[str, Any]:
 def _mitsuba() -> Any:
     try:
         import mitsuba
+        import pyoidn  # noqa: F401
     except ImportError as error:
-        raise UserError("Mitsuba, which renders the city, isn't installed", "pip install 'almanac[city]'") from error
+        what = f"{error.name}, which the city is rendered with, isn't installed"
+        raise UserError(what, "pip install 'almanac[city]'") from error
     mitsuba.set_variant("scalar_rgb")
     return mitsuba

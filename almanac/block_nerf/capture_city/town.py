@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from shapely.ops import substring
 
 from almanac.block_nerf.capture_city import meshes
-from almanac.block_nerf.capture_city.area import Area, House
+from almanac.block_nerf.capture_city.area import Area, House, Street
 from almanac.block_nerf.capture_city.meshes import Mesh
 
 STYLES = 4
@@ -86,7 +86,7 @@ def build(area: Area, route: BaseGeometry, seed: int, reach: float = 150.0) -> T
     parts.setdefault(PLAIN, []).extend(_greenery(area, seen, streets, plans, seed))
     parts[PLAIN].extend(_parked(area, seen, seed))
     bounds = seen.bounds
-    picture = _picture(area, bounds, plans, np.random.default_rng([seed, 4]))
+    picture = _picture(area, bounds, plans, seed)
     return Town(
         {**{name: meshes.joined(some) for name, some in parts.items()}, "ground": _ground(area, bounds)}, picture
     )
@@ -278,9 +278,10 @@ def _ground(area: Area, bounds: tuple[float, float, float, float]) -> Mesh:
 
 
 def _picture(
-    area: Area, bounds: tuple[float, float, float, float], plans: BaseGeometry, random: np.random.Generator
+    area: Area, bounds: tuple[float, float, float, float], plans: BaseGeometry, seed: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Grass, yards, pavements, asphalt and what is painted on it, in sRGB."""
+    """Grass, yards, pavements, asphalt, its repairs and what is painted on it, in sRGB."""
+    random = np.random.default_rng([seed, 4])
     low_x, low_y, high_x, high_y = bounds
     width, height = int((high_x - low_x) / _PIXEL), int((high_y - low_y) / _PIXEL)
     scale = np.array([width / (high_x - low_x), height / (high_y - low_y)])
@@ -313,7 +314,7 @@ def _picture(
     ground = np.array([88, 112, 58], np.float32) * noise(1.2, 0.16) * noise(12.0, 0.1)
     layers = [
         (yards, np.array([134, 128, 116]) * noise(3.0, 0.08)),
-        (walks, np.array([166, 161, 152]) * noise(2.0, 0.04)),
+        (walks, np.array([166, 161, 152]) * noise(0.4, 0.05) * noise(2.0, 0.06)),
     ]
     for shape, colour in layers:
         here = mask(shape)
@@ -321,7 +322,10 @@ def _picture(
     joints = mask(*_joints(lines)) * mask(walks)
     ground *= 1 - 0.25 * joints
     here = mask(roads)
-    ground = ground * (1 - here) + here * np.array([84, 84, 87]) * noise(0.8, 0.06) * noise(8.0, 0.08)
+    ground = ground * (1 - here) + here * np.array([84, 84, 87]) * noise(0.5, 0.09) * noise(8.0, 0.08)
+    for shade, shapes in _repairs(area, lines, seed).items():
+        there = mask(*shapes) * here
+        ground = ground * (1 - there) + there * ground * shade * noise(0.3, 0.06)
     white, yellow, worn = [], [], noise(0.6, 0.12)
     for crossing in area.crossings:
         white += _zebra(crossing.place, crossing.arms)
@@ -335,6 +339,34 @@ def _picture(
         here = mask(*[each for each in shapes if each.intersects(frame)]) * np.clip(worn, 0.3, 1) * 0.9
         ground = ground * (1 - here) + here * np.array(colour)
     return np.clip(ground * fine, 0, 255).astype(np.uint8)
+
+
+def _repairs(area: Area, streets: list[Street], seed: int) -> dict[float, list[BaseGeometry]]:
+    """What years leave on asphalt, by how bright it is beside the rest: squares that were dug up, cracks filled with tar, stains where
+    cars stand, lids."""
+    found: dict[float, list[BaseGeometry]] = {shade: [] for shade in (0.5, 0.65, 0.8, 1.22)}
+    for street in streets:
+        random = np.random.default_rng([seed, 7, area.streets.index(street)])
+        line, half = street.line, street.width / 2
+        for at in np.arange(1.0, line.length - 1.0, 2.2):
+            here, ahead = (np.array(line.interpolate(at + more).coords[0])[:2] for more in (0.0, 0.5))
+            along = (ahead - here) / max(float(np.linalg.norm(ahead - here)), 1e-6)
+            axes = np.stack([along, [-along[1], along[0]]])
+            middle = here + random.uniform(-half, half) * axes[1]
+            kind = random.random()
+            if kind < 0.35:
+                size = random.uniform((1.0, 0.6), (5.0, 2.0)) / 2
+                corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * size
+                found[(0.65, 0.8, 1.22)[random.integers(3)]].append(shapely.Polygon(middle + corners @ axes))
+            elif kind < 0.75:
+                steps = np.cumsum(random.normal((0.6, 0.0), (0.2, 0.5), (12, 2)), 0)
+                turn = np.stack([[np.cos(a := random.uniform(0, np.pi)), np.sin(a)], [-np.sin(a), np.cos(a)]])
+                found[0.5].append(shapely.LineString(middle + steps @ turn).buffer(random.uniform(0.05, 0.1)))
+            elif kind < 0.9:
+                found[0.65].append(shapely.Point(middle).buffer(random.uniform(0.2, 0.6)))
+            else:
+                found[0.5].append(shapely.Point(middle).buffer(0.4))
+    return found
 
 
 def _joints(streets: list) -> list[BaseGeometry]:

@@ -3,6 +3,7 @@ memory. Made once for a capture and a size."""
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +115,7 @@ class Photos:
 
     def _make(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
+        part = self._path.with_suffix(f".{os.getpid()}.part")  # another process may make the same
         try:
             out = np.memmap(part, np.uint8, "w+", shape=(int(self._starts[-1]), _CHANNELS))
         except OSError as error:

@@ -17,6 +17,7 @@ from almanac.block_nerf.rendering import Samples
 from almanac.nn.compiled import compiled
 
 _TILE = 256  # samples at a time
+_FAINT = 1e-3  # of the mean slope, below which a sample's is taken for none: in the air and behind walls
 
 
 def shaded(
@@ -72,10 +73,13 @@ class _Shaded(torch.autograd.Function):
         *tensors, density, colours = ctx.saved_tensors
         samples, layout, metres, bounds = ctx.rest
         arrays = [each.detach().contiguous().numpy() for each in tensors]
-        where = [each.detach().contiguous().numpy() for each in (samples.starts, samples.ends, samples.ray)]
         weights = _turned(arrays[4:])
         moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        given = [each.contiguous().numpy() for each in gradients]
+        slope = gradients[0].abs() * density + gradients[1].abs().sum(1)
+        felt = torch.nonzero(slope > _FAINT * slope.mean())[:, 0]
+        where = [each.detach()[felt].numpy() for each in (samples.starts, samples.ends, samples.ray)]
+        given = [each[felt].numpy() for each in (*gradients, density, colours)]
+        bounds = [tuple(np.searchsorted(felt.numpy(), part)) for part in bounds]
         rays = [np.zeros_like(arrays[at]) for at in range(3)]
         table = np.zeros_like(arrays[3])
         count = len(where[0])
@@ -86,7 +90,7 @@ class _Shaded(torch.autograd.Function):
             part = bounds[number]
             _backward(
                 *arrays[:4], *weights, *where, layout, metres, part[0], part[1],
-                *given, density.detach().numpy(), colours.detach().numpy(), moves, *rays, inner, places, *sums[number],
+                *given, moves, *rays, inner, places, *sums[number],
             )  # fmt: skip
 
         shared(back, list(range(len(bounds))))

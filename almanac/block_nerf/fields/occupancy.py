@@ -16,7 +16,7 @@ from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples, evenly
 from almanac.nn.compiled import compiled
 
-CELLS = (128, 128, 64)
+CELLS = (256, 256, 128)
 """Of the grid, along x, y and z."""
 NEAR = 1.5
 """Metres before the first sample."""
@@ -27,7 +27,7 @@ _STEP, _WIDENING = 0.5, 0.05  # metres of a look into the grid at least, and for
 _LOOKS = 160  # of a ray, at most
 _HEARD = 0.1  # how much of what a cell remembers a sample in it is
 _BEGIN = 0.01  # density that all cells have at first, for a metre
-_DENSEST = 20.0  # density that is remembered, at most
+_DENSEST = 0.3  # density that is remembered, at most: a wall is somewhere in its cell, so looks do not end at the cell's near side
 _LEAST = 0.05  # of a ray's light, below which what is met is not worth more samples than what is empty
 
 
