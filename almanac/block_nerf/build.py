@@ -2,7 +2,7 @@
 they are trained wherever there is room, and one can be trained again without the rest (Block-NeRF, sections 4 and 5.4)."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -74,6 +74,43 @@ def build(
     Raises:
         UserError: as the parts do, or `out` holds a city and `resume` is off.
     """
+    wanted = [(capture, out, plan)]
+    return build_all(wanted, cluster_address=cluster_address, device_name=device_name, resume=resume)[0]
+
+
+def build_all(
+    wanted: Sequence[tuple[Capture, Path, Plan]],
+    *,
+    cluster_address: str | None = None,
+    device_name: str = "auto",
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Make several cities, the blocks of all of them side by side.
+
+    Args:
+        wanted: of each the photos, the folder, and how.
+        cluster_address: as `build` takes it.
+        device_name: likewise.
+        resume: likewise.
+    """
+    begun = [_begun(capture, out, plan, resume) for capture, out, plan in wanted]
+    jobs = [_Job(each.learnt, place, each.out, each.plan, device_name, resume) for each in begun for place in each.todo]
+    apart = cluster_address is None and device.resolve(device_name).type == "cpu"
+    told = iter(_side_by_side(jobs) if apart else list(cluster.map(_train, jobs, address=cluster_address)))
+    return [_ended(each, [next(told) for _ in each.todo]) for each in begun]
+
+
+class _Begun(NamedTuple):
+    """A city whose blocks are to be trained."""
+
+    learnt: Capture
+    out: Path
+    plan: Plan
+    places: list[Place]
+    todo: list[Place]
+
+
+def _begun(capture: Capture, out: Path, plan: Plan, resume: bool) -> _Begun:
     if (out / "city.json").exists() and not resume:
         raise UserError(
             f"{out} already holds a city",
@@ -83,12 +120,15 @@ def build(
     places = placed(learnt, plan)
     write_about(out, about_of(capture, places))
     todo = [place for place in places if not (out / place.name / "model.safetensors").exists()]
-    console.log(f"{len(places)} blocks, {len(learnt)} photos; {len(todo)} blocks to train")
-    jobs = [_Job(learnt, place, out, plan, device_name, resume) for place in todo]
-    apart = cluster_address is None and device.resolve(device_name).type == "cpu"
-    told = _side_by_side(jobs) if apart else list(cluster.map(_train, jobs, address=cluster_address))
+    console.log(f"{out.name}: {len(places)} blocks, {len(learnt)} photos; {len(todo)} blocks to train")
+    return _Begun(learnt, out, plan, places, todo)
+
+
+def _ended(begun: _Begun, told: list[dict[str, Any]]) -> dict[str, Any]:
+    """A city whose blocks are trained: they are matched, if they weren't."""
+    _, out, plan, places, todo = begun
     matched: list[Matched] = []
-    if plan.matched and plan.appearance and len(places) > 1:
+    if plan.matched and plan.appearance and len(places) > 1 and (todo or not City(out).is_matched):
         matched = match(City(out), seed=plan.seed)
     shutil.rmtree(out / _RUNS, ignore_errors=True)
     return {"out": str(out), "blocks": told, "matched": [asdict(each) for each in matched]}
@@ -207,17 +247,15 @@ class _Trainer:
 def _side_by_side(jobs: list[_Job]) -> list[dict[str, Any]]:
     """As many at a time as there are processors."""
     count = min(len(jobs), torch.get_num_threads())
-    if count < 2 or jobs[0].plan.preset.fit.steps < _LONG:
+    if count < 2 or max(job.plan.preset.fit.steps for job in jobs) < _LONG:
         return [_train(job) for job in jobs]
     runs = [job.out / _RUNS / job.place.name for job in jobs]
-    steps, told, asked = jobs[0].plan.preset.fit.steps, {}, {}
+    steps, told, asked = [job.plan.preset.fit.steps for job in jobs], {}, {}
     waiting = list(enumerate(jobs))
     with (
         workers.processes() as here,
         stop_signals() as stopped,
-        console.progress(
-            f"training {len(jobs)} blocks", steps * len(jobs), "steps", sum(map(steps_done, runs))
-        ) as advance,
+        console.progress(f"training {len(jobs)} blocks", sum(steps), "steps", sum(map(steps_done, runs))) as advance,
     ):
         free, done = [here.hire(_Trainer) for _ in range(count)], sum(map(steps_done, runs))
         while waiting or asked:
@@ -232,7 +270,7 @@ def _side_by_side(jobs: list[_Job]) -> list[dict[str, Any]]:
                 number, worker = asked.pop(answer)
                 told[number] = _value(answer)
                 free.append(worker)
-            now = sum(steps if number in told else steps_done(run) for number, run in enumerate(runs))
+            now = sum(steps[number] if number in told else steps_done(run) for number, run in enumerate(runs))
             advance(now - done)
             done = now
     return [told[number] for number in range(len(jobs))]

@@ -85,6 +85,11 @@ class City:
         """Where blocks are."""
         return self.about.places
 
+    @property
+    def is_matched(self) -> bool:
+        """Whether codes of any block were matched to its neighbours'."""
+        return any((self.folder / place.name / _CODES).exists() for place in self.places)
+
     def block(self, name: str) -> Loaded:
         """One of its blocks.
 

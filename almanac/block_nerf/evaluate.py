@@ -6,7 +6,7 @@ trained for it is kept, so an evaluation that was killed goes on when it is star
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -91,6 +91,11 @@ class Means:
         """A city, trained now or before."""
         build.build(capture, self.cells / name, plan, device_name=self.device, resume=True)
         return City(self.cells / name, loaded=16)
+
+    def train(self, wanted: Mapping[str, tuple[Capture, Plan]]) -> None:
+        """Train cities that will be asked for, side by side."""
+        cities = [(capture, self.cells / name, plan) for name, (capture, plan) in wanted.items()]
+        build.build_all(cities, device_name=self.device, resume=True)
 
     def plan(self, **changes: Any) -> Plan:
         """How a city is made."""
@@ -185,6 +190,7 @@ def _ablations(capture: Capture, truth: Truth, means: Means) -> dict[str, list[R
     mine, place = first_block(capture, means)
     photos = _tested(mine, means)
     rows, loaded, found = [], None, list[Scored]()
+    means.train({_named("block", name): (mine, plan) for name, plan in variants(means).items()})
     for name, plan in variants(means).items():
         city = means.trained(_named("block", name), mine, plan)
         loaded = city.block(city.places[0].name)
@@ -324,8 +330,10 @@ def _culling(city: City, photos: Photos) -> list[Row]:
 def _street(capture: Capture, means: Means) -> dict[str, list[Row]]:
     photos = _tested(capture, means)
     blocks, most = [], None
-    for count in BLOCKS:
-        most = means.trained(f"street-{count}", capture, means.plan(blocks=count, appearance=_sessions(capture) > 1))
+    plans = {count: means.plan(blocks=count, appearance=_sessions(capture) > 1) for count in BLOCKS}
+    means.train({f"street-{count}": (capture, plan) for count, plan in plans.items()})
+    for count, plan in plans.items():
+        most = means.trained(f"street-{count}", capture, plan)
         found = [scored_city(most, photos, number) for number in range(len(photos.capture))]
         printed = PRINTED_BLOCKS.get(count, (None, None))
         row = {"blocks": count, "size_m": round(2 * max(place.radius for place in most.places), 1), **_means(found)}
@@ -375,7 +383,7 @@ def _photos(capture: Capture, means: Means) -> dict[str, list[Row]]:
         capture = replace(capture, tested=np.arange(len(capture)) % 6 == 3)
     photos = _tested(capture, means)
     own = replace(capture, sessions=np.arange(len(capture)))
-    rows = []
+    wanted = {}
     for name, appearance, poses in (
         ("neither", False, False),
         ("poses", False, True),
@@ -383,7 +391,11 @@ def _photos(capture: Capture, means: Means) -> dict[str, list[Row]]:
         ("both", True, True),
     ):
         plan = means.plan(appearance=appearance, poses=poses, blocks=1)
-        city = means.trained(_named("photos", name), own if appearance else capture, plan)
+        wanted[name] = own if appearance else capture, plan
+    means.train({_named("photos", name): each for name, each in wanted.items()})
+    rows = []
+    for name, each in wanted.items():
+        city = means.trained(_named("photos", name), *each)
         found = _scores(city.block(city.places[0].name), photos, city.about.exposure, name)
         rows.append({"corrected": name, **_means(found)})
     return {"photos": rows}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from almanac.block_nerf import rendering
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.captures.photos import Batch, Photos
+from almanac.block_nerf.fields.hash_grid import HashField
 from almanac.block_nerf.fields.ipe import IpeField, two_passes
 from almanac.block_nerf.fields.occupancy import FAR, NEAR
 from almanac.block_nerf.model import Block, Dimensions
@@ -26,6 +27,9 @@ from almanac.runtime.fit import FitConfig, fit
 
 _EXPLORED = (1.0, 0.2, 300)
 """Share of samples that look anywhere: at first, at last, and the step from which on it is so few."""
+_JOINING = (4, 0.5)
+"""Levels of the tables at first, and the part of the steps after which all have joined in: poses are found by what is coarse (Lin et al.
+2021, "BARF")."""
 _SEEN_FROM = 1_024  # rays of a batch that visibility is learnt of
 _COARSE = 0.1  # weight of mip-NeRF's first pass
 
@@ -171,6 +175,8 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
             rays = model.poses.corrected(rays, segments[batch.photo])
         step = int(model.steps)
         model.steps += 1
+        if isinstance(model.field, HashField):
+            model.field.encoding.joined = _joined(preset, step)
         first, samples = _sampled(model, rays, preset, step, generator)
         light = model.light(codes[batch.photo], exposures[batch.photo])
         view, density, weight = model.seen(rays, light, samples)
@@ -230,6 +236,13 @@ def _visibility_loss(
     directions = rays.directions[:count].detach()
     points = rays.origins[:count].detach() + directions * at[:, None]
     return F.binary_cross_entropy_with_logits(model.visibility(points, directions), (1 - stopped).clamp(0, 1))
+
+
+def _joined(preset: Preset, step: int) -> int:
+    """Levels of the tables that learn."""
+    first, part = _JOINING
+    share = min((step + 1) / (part * preset.fit.steps), 1.0)
+    return min(preset.block.levels, first + int(share * max(preset.block.levels - first, 0)))
 
 
 def _penalty(preset: Preset, step: int) -> float:

@@ -1,5 +1,10 @@
 import hashlib
+import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -308,3 +313,54 @@ def test_blocks_that_processors_train_side_by_side_are_those_that_one_trains_in_
     for name in ("block_00", "block_01"):
         one, other = (load_file(tmp_path / how / name / "model.safetensors") for how in ("in turn", "side by side"))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_city_that_is_there_is_neither_trained_nor_matched_again(city, capsys):
+    folder, capture, _ = city
+    before = hashes(folder)
+    found = build.build(capture, folder, build.Plan(SHORT, blocks=2), resume=True)
+    assert found["blocks"] == [] and found["matched"] == []
+    assert hashes(folder) == before
+
+
+STOPPED = """
+import json, sys, torch
+from dataclasses import replace
+from pathlib import Path
+from almanac.block_nerf import build
+from almanac.block_nerf.captures.opened import opened
+from almanac.runtime.errors import UserError
+from tests.block_nerf.test_city import SHORT, scaled
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    build._LONG = 0
+    preset = scaled(SHORT, int(sys.argv[2]))
+    preset = replace(preset, fit=replace(preset.fit, save_every=10))
+    here = Path(sys.argv[1])
+    try:
+        plan = build.Plan(preset, blocks=2, matched=False)
+        print(json.dumps(build.build(opened(here / "yard", here), here / "city", plan, resume=True)))
+    except UserError as error:
+        sys.exit(f"{error.what}; {error.hint}")
+"""
+
+
+def test_blocks_that_were_stopped_while_they_trained_go_on(tmp_path):
+    yard(tmp_path / "yard", photos=24)
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    command = [sys.executable, tmp_path / "stopped.py", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    going = subprocess.Popen([*command, "100000"], env=environment, stderr=subprocess.PIPE, text=True)
+    runs = [tmp_path / "city/runs" / name / "last.pt" for name in ("block_00", "block_01")]
+    ends = time.monotonic() + 120
+    while not all(run.exists() for run in runs) and time.monotonic() < ends:
+        time.sleep(0.1)
+    going.terminate()
+    _, said = going.communicate(timeout=60)
+    assert going.returncode == 1 and "stopped; what was learnt up to the last checkpoints is there" in said
+    steps = max(torch.load(run, weights_only=True)["step"] for run in runs)
+    done = subprocess.run([*command, str(steps + 10)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {each["block"] for each in json.loads(done.stdout)["blocks"]} == {"block_00", "block_01"}
+    assert City(tmp_path / "city").block("block_01").facts["steps"] == steps + 10

@@ -24,9 +24,11 @@ def some_samples(block: Block, rays: Rays) -> Samples:
     return block.occupancy.samples(rays, torch.rand(len(rays.origins), generator=random), 16, 0.2)
 
 
-def test_compiled_tables_are_read_as_written_out_in_torch():
+@pytest.mark.parametrize("joined", [4, 2])
+def test_compiled_tables_are_read_as_written_out_in_torch(joined):
     torch.manual_seed(0)
     encoding = HashEncoding(4, 10, 4, 64)
+    encoding.joined = joined
     torch.nn.init.normal_(encoding.table)
     assert any(encoding.dense) and not all(encoding.dense)
     points = torch.rand(3_000, 3)
@@ -36,7 +38,8 @@ def test_compiled_tables_are_read_as_written_out_in_torch():
     for compiled in (True, False):
         here = points.clone().requires_grad_()
         encoding.table.grad = None
-        found = encoding(here) if compiled else torch.cat([encoding._level(here, each) for each in range(4)], -1)
+        levels = [encoding._level(here, each) * (each < joined) for each in range(4)]
+        found = encoding(here) if compiled else torch.cat(levels, -1)
         found.backward(given)
         assert here.grad is not None and encoding.table.grad is not None
         results.append((found.detach(), here.grad[3:], encoding.table.grad.clone()))
@@ -52,10 +55,12 @@ def test_all_of_space_is_drawn_into_the_unit_cube_and_the_middle_is_not_bent():
     assert torch.allclose(drawn_in(near), (near + 2) / 4)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_fused_loop_is_the_field_and_its_colours_layer_by_layer(threads):
+@pytest.mark.parametrize(("threads", "joined"), [(1, 4), (2, 4), (1, 2)])
+def test_the_fused_loop_is_the_field_and_its_colours_layer_by_layer(threads, joined):
     torch.manual_seed(0)
     block = Block(SMALL)
+    assert isinstance(block.field, HashField)
+    block.field.encoding.joined = joined
     torch.nn.init.normal_(block.field.encoding.table, std=0.3)  # type: ignore[union-attr]
     rays = rays_about(300)
     samples = some_samples(block, rays)

@@ -43,7 +43,16 @@ class HashEncoding(nn.Module):
         self.dense = [(cells + 1) ** 3 <= 2**log2_rows for cells in self.cells]
         self.starts = [0, *np.cumsum(rows).tolist()]
         self.table = nn.Parameter(torch.empty(self.starts[-1], FEATURES).uniform_(-_SPREAD, _SPREAD))
-        self.layout = np.array([self.cells, self.starts[:-1], rows, self.dense], np.int64)
+        self._layout = np.array([self.cells, self.starts[:-1], rows, self.dense], np.int64)
+        self.joined = levels
+
+    joined: int
+    """Levels that count, the coarsest first; what others say is 0, and they learn nothing."""
+
+    @property
+    def layout(self) -> np.ndarray:
+        """Of each level that counts: cells along an edge, first row, rows, and whether each corner has a row of its own."""
+        return np.ascontiguousarray(self._layout[:, : self.joined])
 
     @property
     def width(self) -> int:
@@ -53,8 +62,9 @@ class HashEncoding(nn.Module):
     def forward(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points width"]:
         """What lies at some points of the unit cube; gradients go to the tables and to the points."""
         if points.device.type == "cpu":
-            return _Encoded.apply(points, self.table, self.layout)  # type: ignore[return-value]
-        return torch.cat([self._level(points, level) for level in range(len(self.cells))], -1)
+            return _Encoded.apply(points, self.table, self.layout, self.width)  # type: ignore[return-value]
+        found = torch.cat([self._level(points, level) for level in range(self.joined)], -1)
+        return torch.nn.functional.pad(found, (0, self.width - found.shape[-1]))
 
     def _level(self, points: Float[Tensor, "points 3"], level: int) -> Float[Tensor, "points features"]:
         cells = self.cells[level]
@@ -154,10 +164,10 @@ class _Encoded(torch.autograd.Function):
     """The compiled loops, and their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, table: Tensor, layout: np.ndarray) -> Tensor:
+    def forward(ctx: Any, points: Tensor, table: Tensor, layout: np.ndarray, width: int) -> Tensor:
         ctx.save_for_backward(points, table)
         ctx.layout = layout
-        found = torch.empty(len(points), layout.shape[1] * FEATURES)
+        found = torch.zeros(len(points), width)
         places, rows, out = (each.detach().numpy() for each in (points.contiguous(), table, found))
 
         def read(some: slice) -> None:
@@ -188,7 +198,7 @@ class _Encoded(torch.autograd.Function):
             shared(
                 lambda some: write_levels(places, ctx.layout, given, sums, some), [each for each in levels if len(each)]
             )
-        return moved, rewritten, None
+        return moved, rewritten, None, None
 
 
 @compiled
