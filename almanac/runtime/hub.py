@@ -108,8 +108,8 @@ def weights(name: str) -> Path:
 
 def shipped_weights(system: str) -> list[str]:
     """Names of the models that ship with the project, `system/model`; of one in several files, each file's."""
-    files = (WEIGHTS / system).rglob("*.safetensors") if _exists(WEIGHTS / system, True) else ()
-    return sorted(path.relative_to(WEIGHTS).with_suffix("").as_posix() for path in files)
+    names = [path.relative_to(WEIGHTS).with_suffix("") for path in WEIGHTS.rglob("*.safetensors")]
+    return sorted(name.as_posix() for name in names if name.parts[0] == system)
 
 
 def repository(name: str, files: Sequence[str]) -> Path:

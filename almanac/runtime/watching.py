@@ -1,5 +1,5 @@
-"""What one person watches in the browser while it goes on: a thread of its own that knows who looks, waits for who lost the connection, and
-ends when nobody is there; and all that a server has under way. What goes on is each system's."""
+"""What is watched in the browser while it goes on, in a thread of its own until it is ended. Where one person watches, it knows who looks,
+waits for who lost the connection, and ends when nobody is there; rooms hold all that a server has under way. What goes on is a system's."""
 
 import logging
 import secrets
@@ -31,36 +31,20 @@ class Patience:
     """For somebody whose connection broke, before it ends; it stands still meanwhile."""
 
 
-class Watched(ABC):
-    """A session, and the thread that takes it on. Subclasses say `touch()` whenever somebody wants anything.
+class Going(ABC):
+    """What goes on in a thread of its own until it is ended.
 
     Args:
-        name: what it is, to people: `game`.
-        on_end: is told that the session has ended.
-        patience: how long it waits; None: as by default.
+        thread: the thread's name.
     """
 
-    def __init__(self, name: str, on_end: Callable[[Any], None], patience: Patience | None = None):
-        self.token, self.name, self.patience = secrets.token_urlsafe(16), name, patience or Patience()
-        self._on_end = on_end
-        self._sink: Sink | None = None
-        self._lost = self._touched = time.monotonic()
+    def __init__(self, thread: str):
         self._ending = threading.Event()
-        self._lock = threading.Lock()  # of the sink
-        self._why = ""
-        self._thread = threading.Thread(target=self._run, name=f"{name} {self.token[:4]}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=thread, daemon=True)
 
     @abstractmethod
-    def _live(self) -> None:
-        """All that the thread does, until the session is ended or `_gives_up`."""
-
-    @abstractmethod
-    def _wake(self) -> None:
-        """Have the thread look around. It is called from other threads."""
-
-    def _joined(self, sink: Sink) -> None:
-        """Somebody looks now, or again."""
-        self._wake()
+    def _run(self) -> None:
+        """All that the thread does, until it is ended."""
 
     def start(self) -> None:
         """Begin."""
@@ -73,7 +57,6 @@ class Watched(ABC):
             wait: s for its thread to end.
         """
         self._ending.set()
-        self._wake()
         if wait and self._thread is not threading.current_thread():
             self._thread.join(wait)
 
@@ -81,6 +64,42 @@ class Watched(ABC):
     def is_ended(self) -> bool:
         """Whether it is, or is about to be."""
         return self._ending.is_set()
+
+
+class Watched(Going):
+    """A session, and the thread that takes it on. Subclasses say `touch()` whenever somebody wants anything.
+
+    Args:
+        name: what it is, to people: `game`.
+        on_end: is told that the session has ended.
+        patience: how long it waits; None: as by default.
+    """
+
+    def __init__(self, name: str, on_end: Callable[[Any], None], patience: Patience | None = None):
+        self.token, self.name, self.patience = secrets.token_urlsafe(16), name, patience or Patience()
+        super().__init__(f"{name} {self.token[:4]}")
+        self._on_end = on_end
+        self._sink: Sink | None = None
+        self._lost = self._touched = time.monotonic()
+        self._lock = threading.Lock()  # of the sink
+        self._why = ""
+
+    @abstractmethod
+    def _live(self) -> None:
+        """All that the thread does, until the session is ended or `_gives_up`."""
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Have the thread look around. It is called from other threads."""
+
+    def close(self, wait: float = 0.0) -> None:
+        self._ending.set()
+        self._wake()
+        super().close(wait)
+
+    def _joined(self, sink: Sink) -> None:
+        """Somebody looks now, or again."""
+        self._wake()
 
     @property
     def is_alone(self) -> bool:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from almanac.runtime.connection import Sink
 from almanac.runtime.errors import UserError
+from almanac.runtime.watching import Going
 from almanac.sophy import heat, race
 from almanac.sophy.heat import Ground, Heat, LapDone, Plan, Press, Rival
 from almanac.sophy.sim import step, world
@@ -184,7 +185,7 @@ class _Ticks:
         return facts
 
 
-class Session:
+class Session(Going):
     """A race and the thread that moves it on.
 
     Args:
@@ -205,6 +206,7 @@ class Session:
         on_end: Callable[["Session"], None] = lambda session: None,
         patience: Patience = Patience(),
     ):
+        super().__init__(f"race {code}")
         self.plan, self.code, self.patience = plan, code, patience
         self.ground: Ground | None = None
         self.heat: Heat | None = None
@@ -213,28 +215,7 @@ class Session:
         self._seats: dict[str, Seat] = {}
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of seats
-        self._ending = threading.Event()
         self._doing, self._changes, self._hold, self._is_over = "", 0, 0, False
-        self._thread = threading.Thread(target=self._run, name=f"race {code}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to prepare, and to race as soon as somebody is ready."""
-        self._thread.start()
-
-    def close(self, wait: float = 0.0) -> None:
-        """End it.
-
-        Args:
-            wait: s for its thread to end.
-        """
-        self._ending.set()
-        if wait and self._thread is not threading.current_thread():
-            self._thread.join(wait)
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether it is, or is about to be."""
-        return self._ending.is_set()
 
     @property
     def taken(self) -> int:

@@ -3,11 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from almanac.block_nerf import train
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.fields.hash_grid import HashEncoding, HashField, drawn_in
 from almanac.block_nerf.fields.occupancy import CELLS, FAR, NEAR, Occupancy
-from almanac.block_nerf.model import Block, Dimensions, Light
+from almanac.block_nerf.model import Block, Dimensions, Light, Poses
 from almanac.block_nerf.rendering import Samples
+from almanac.block_nerf.train import PRESETS, scaled
 
 SMALL = Dimensions(radius=30.0, width=16, levels=4, log2_rows=10, finest=64, codes=2)
 
@@ -186,6 +188,24 @@ def test_poses_begin_as_they_were_given_and_stay_rotations():
     turned = block.poses.rotations()
     assert torch.allclose(turned @ turned.transpose(1, 2), torch.eye(3).expand(3, 3, 3), atol=1e-5)
     assert np.allclose(torch.linalg.det(turned).detach().numpy(), 1, atol=1e-5)
+
+
+def test_a_shift_counts_by_the_radius_of_its_block():
+    poses = Poses(2)
+    with torch.no_grad():
+        poses.shift[0, 1] = 5.0  # tenths of a metre
+    size = float(poses.size(100.0).detach())
+    assert size == pytest.approx((0.5 / 100) ** 2)
+    first, last, _ = PRESETS["cpu"].pose_penalty
+    assert first * size > 1 and last * size < 1e-6, "held at first, let go at last"
+
+
+def test_levels_of_the_tables_join_in_until_half_of_the_training():
+    preset = PRESETS["cpu"]
+    joined = [train._joined(preset, step) for step in range(preset.fit.steps)]
+    assert joined[0] == 4 and joined == sorted(joined)
+    assert set(joined[preset.fit.steps // 2 :]) == {preset.block.levels}
+    assert train._joined(scaled(preset, 1), 0) == preset.block.levels, "all of them at the end, however short"
 
 
 def test_the_field_is_as_fine_upwards_as_it_is_told():
