@@ -87,7 +87,7 @@ def test_shards_in_processes_rank_as_one_index_and_a_killed_replica_is_not_misse
 @pytest.mark.slow
 def test_four_shards_on_ray_rank_as_one_index_and_a_killed_replica_is_not_missed(cut: list[Path], whole: Index):
     with on_ray() as crew:
-        found = Shards(crew, cut, replicas=2)
+        found = Shards(crew, cut, replicas=2, patience_s=60.0)  # the other replica may still be starting
         assert_as_one(found, whole, 3)
         found._shards[1].workers[0].dismiss()
         assert_as_one(found, whole, 3)
