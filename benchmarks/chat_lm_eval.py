@@ -20,7 +20,7 @@ from almanac.chat import published, templates
 from almanac.chat.model import Config, Transformer
 from almanac.runtime import console, hub, results
 from almanac.runtime.errors import UserError
-from benchmarks import chat, chat_serving
+from benchmarks import chat_serving, peers
 
 SHAPE = Config(512, 64, 2, 4, 2, 16, 128, 256)
 DOCUMENTS = 48
@@ -100,7 +100,7 @@ def run(*, threads: int = 1, write: bool = False, seed: int = 0, json: bool = Fa
     """
     folder = hub.cache() / "bench" / f"lm-eval-{seed}"
     _prepare(folder, seed)
-    harness = _Harness(chat.python_of("lm-eval"), folder, threads)
+    harness = _Harness(peers.python_of("lm-eval"), folder, threads)
     shared = (
         f"dtype=float32,max_length={SHAPE.context - 2}"  # the server must have room for a token, and lm-eval leaves one
     )

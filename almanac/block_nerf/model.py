@@ -51,7 +51,9 @@ class Dimensions:
     """encoding: the colours' network is told of the exposure, as in the paper; scale: light is multiplied by it; none: it isn't known."""
     segments: int = 0
     """Groups of photos whose poses are corrected; 0: poses are taken as they are."""
-    samples: int = 32
+    octaves: int = 1
+    """Of the direction that colours are told of; mip-NeRF's are 4, by which fog before a lens can show something else to each side."""
+    samples: int = 12
     """Of a ray; in each of the two passes of ipe-mlp."""
 
 
@@ -71,7 +73,7 @@ class View(NamedTuple):
     opacity: Float[Tensor, " rays"]
     """How much of it is not sky."""
     distance: Float[Tensor, " rays"]
-    """Metres to what is seen, on average; nothing where all is sky."""
+    """Metres to what is seen: half of it is nearer."""
 
 
 class Shape(NamedTuple):
@@ -102,7 +104,7 @@ class Block(nn.Module):
             self.occupancy: Occupancy | None = Occupancy(self.field.scale(torch.zeros(1)))
         else:
             self.field, self.occupancy = IpeField(d.radius, d.width), None
-        told = 27 + (CODE if d.codes else 0) + (8 if d.exposure == "encoding" else 0)
+        told = 3 + 6 * d.octaves + (CODE if d.codes else 0) + (8 if d.exposure == "encoding" else 0)
         self.codes = nn.Embedding(d.codes, CODE) if d.codes else None
         self.colour = Colour(self.field.features, told, d.width, d.colour_layers)
         self.sky = nn.Sequential(nn.Linear(told, d.width), nn.ReLU(), nn.Linear(d.width, 3))
@@ -124,7 +126,7 @@ class Block(nn.Module):
 
     def told(self, rays: Rays, light: Light) -> Float[Tensor, "rays facts"]:
         """What the networks of colours are told of each ray."""
-        parts = [_directions(rays.directions)]
+        parts = [_directions(rays.directions, self.dimensions.octaves)]
         if self.codes is not None:
             parts.append(light.code if light.code is not None else rays.origins.new_zeros(len(rays.origins), CODE))
         if self.dimensions.exposure == "encoding":
@@ -153,10 +155,9 @@ class Block(nn.Module):
             density.register_hook(lambda slope: slope * share)
             colours.register_hook(lambda slope: slope * share[:, None])
         weight, _ = rendering.weights(density, samples, lengths)
-        distance = (samples.middles * lengths[samples.ray])[:, None]
-        sums = rendering.summed(torch.cat([colours, torch.ones_like(distance), distance.detach()], -1), weight, samples)
+        sums = rendering.summed(torch.cat([colours, torch.ones_like(colours[:, :1])], -1), weight, samples)
         found = self._before_sky(sums[:, :3], sums[:, 3], told, light)
-        return View(found, sums[:, 3], sums[:, 4] / sums[:, 3].clamp_min(1e-6)), density, weight
+        return View(found, sums[:, 3], rendering.median(weight.detach(), samples) * lengths.detach()), density, weight
 
     def shape(self, rays: Rays, samples: Samples) -> "Shape":
         """What rays meet, whatever the light: to be lit many times.
@@ -179,8 +180,7 @@ class Block(nn.Module):
         """
         told = self.told(rays, light)
         colours = torch.sigmoid(self.colour(shape.features, told, shape.samples.ray))
-        ones = torch.ones_like(colours[:, :1])
-        sums = rendering.summed(torch.cat([colours, ones], -1), shape.weight, shape.samples)
+        sums = rendering.summed(torch.cat([colours, torch.ones_like(colours[:, :1])], -1), shape.weight, shape.samples)
         return self._before_sky(sums[:, :3], sums[:, 3], told, light)
 
     def _before_sky(
@@ -249,12 +249,12 @@ class Visibility(nn.Module):
         radius: metres from the block's middle that are within ±1.
     """
 
-    OCTAVES, WIDTH, LAYERS = 6, 128, 4
+    OCTAVES, TURNS, WIDTH, LAYERS = 6, 4, 128, 4
 
     def __init__(self, radius: float):
         super().__init__()
         self.radius = radius
-        sizes = [3 + 6 * self.OCTAVES + 27, *[self.WIDTH] * self.LAYERS]
+        sizes = [3 + 6 * self.OCTAVES + 3 + 6 * self.TURNS, *[self.WIDTH] * self.LAYERS]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.out = nn.Linear(self.WIDTH, 1)
 
@@ -271,7 +271,7 @@ class Visibility(nn.Module):
         angles = (
             near[:, None] * (math.pi / 2 * 2.0 ** torch.arange(self.OCTAVES, device=near.device))[:, None]
         ).flatten(1)
-        x = torch.cat([near, angles.sin(), angles.cos(), _directions(directions)], -1)
+        x = torch.cat([near, angles.sin(), angles.cos(), _directions(directions, self.TURNS)], -1)
         for layer in self.layers:
             x = torch.relu(layer(x))
         return self.out(x)[:, 0]
@@ -323,10 +323,10 @@ def developed(linear: Float[Tensor, "rays 3"], exposure: Float[Tensor, " rays"])
     return torch.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
 
 
-def _directions(directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 27"]:
-    """Sines and cosines of four octaves, and the direction itself."""
+def _directions(directions: Float[Tensor, "rays 3"], octaves: int) -> Float[Tensor, "rays features"]:
+    """The direction itself, and sines and cosines of its octaves."""
     unit = F.normalize(directions, dim=-1)
-    angles = (unit[:, None] * 2.0 ** torch.arange(4, device=unit.device)[:, None]).flatten(1)
+    angles = (unit[:, None] * 2.0 ** torch.arange(octaves, device=unit.device)[:, None]).flatten(1)
     return torch.cat([unit, angles.sin(), angles.cos()], -1)
 
 

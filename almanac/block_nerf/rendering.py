@@ -64,6 +64,23 @@ def summed(
     return _Sums.apply(values, weight, samples.ray, samples.offsets)  # type: ignore[return-value]
 
 
+def median(weight: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor, " rays"]:
+    """How far along each ray half of what it sees is nearer, in the direction's lengths; 0 where it has no samples.
+
+    Args:
+        weight: of each sample.
+        samples: where they are.
+    """
+    if not len(weight):
+        return weight.new_zeros(len(samples.offsets) - 1)
+    upto = torch.cat([weight.new_zeros(1, dtype=torch.float64), weight.double().cumsum(0)])
+    first, last = samples.offsets[:-1], samples.offsets[1:]
+    half = (upto[first] + upto[last]) / 2
+    at = torch.searchsorted(upto, half).sub(1).maximum(first).minimum((last - 1).clamp_min(0))
+    part = ((half - upto[at]) / (upto[at + 1] - upto[at]).clamp_min(1e-12)).clamp(0, 1).to(weight.dtype)
+    return torch.where(last > first, samples.starts[at] + part * (samples.ends[at] - samples.starts[at]), 0.0)
+
+
 def distortion(
     weight: Float[Tensor, " samples"],
     starts: Float[Tensor, " samples"],

@@ -45,8 +45,9 @@ class Preset:
     """How to optimise."""
     masked: bool = True
     """Whether what masks cover is left out."""
-    distortion: float = 0.005
-    """Weight of how far what a ray sees is spread along it, by the logarithm of the distance (mip-NeRF 360, section 4)."""
+    distortion: tuple[float, float] = (0.005, 0.2)
+    """Weight, at first and at last, of how far what a ray sees is spread along it, by the logarithm of the distance (mip-NeRF 360, section
+    4): there are surfaces to be found before they can be made thin."""
     pose_penalty: tuple[float, float, float] = (1e5, 1e-2, 0.1)
     """Weight of the poses' offsets at first, at last, and after which part of the steps it is there (section 4.2.2: 1e5, 1e-1, and 5,000
     steps of 300,000)."""
@@ -55,9 +56,9 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         Dimensions(),
-        1_152,
+        3_072,
         FitConfig(
-            6_000,
+            5_000,
             learning_rate=1e-2,
             shares={"field.encoding": 10.0, "poses": 10.0},
             final_ratio=0.03,
@@ -183,7 +184,7 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
         total = F.mse_loss(view.colours, batch.colours)
         if first is not None:
             total = total + _COARSE * F.mse_loss(model.seen(rays, light, first)[0].colours, batch.colours)
-        total = total + preset.distortion * _distortion(rays, samples, weight)
+        total = total + _spread(preset, step) * _distortion(rays, samples, weight)
         if model.occupancy is not None:
             model.occupancy.remember(rays, samples, density.detach())
         total = total + _visibility_loss(model, rays, samples, weight.detach(), generator)
@@ -243,6 +244,12 @@ def _joined(preset: Preset, step: int) -> int:
     first, part = _JOINING
     share = min((step + 1) / (part * preset.fit.steps), 1.0)
     return min(preset.block.levels, first + int(share * max(preset.block.levels - first, 0)))
+
+
+def _spread(preset: Preset, step: int) -> float:
+    """The weight of distortion, rising by a constant factor."""
+    first, last = preset.distortion
+    return first * (last / first) ** min(step / preset.fit.steps, 1.0)
 
 
 def _penalty(preset: Preset, step: int) -> float:

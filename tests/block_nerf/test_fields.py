@@ -64,9 +64,9 @@ def test_the_fused_loop_is_the_field_and_its_colours_layer_by_layer(threads, joi
     assert isinstance(block.field, HashField)
     block.field.encoding.joined = joined
     torch.nn.init.normal_(block.field.encoding.table, std=0.3)  # type: ignore[union-attr]
-    rays = rays_about(300)
+    rays = rays_about(300)._replace(radii=torch.rand(300) * 0.1)
     samples = some_samples(block, rays)
-    told = torch.randn(300, 27 + 32 + 8)
+    told = torch.randn(300, 9 + 32 + 8)
     mine = torch.randn(len(samples.ray)), torch.randn(len(samples.ray), 3)
     results = []
     before = torch.get_num_threads()
@@ -117,6 +117,26 @@ def test_samples_touch_and_lie_where_most_is_seen():
     assert free.diff().std() < 0.2 * free.diff().mean(), "where nothing is, evenly by the distance's logarithm"
 
 
+def test_rays_are_sampled_alike_without_compiled_loops():
+    torch.manual_seed(0)
+    grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
+    grid.density.copy_(torch.rand(len(grid.density)) ** 8)
+    rays, jitter = rays_about(200), torch.rand(200)
+    lengths = rays.directions.norm(dim=-1)
+    found = grid.samples(rays, jitter, 24, 0.2)
+    edges = grid._placed(rays, lengths, jitter, 24, 0.2)
+    assert torch.allclose(edges[:, :-1].reshape(-1), found.starts, rtol=2e-3)
+    assert torch.allclose(edges[:, 1:].reshape(-1), found.ends, rtol=2e-3)
+    other = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
+    other.density.copy_(grid.density)
+    density = torch.rand(len(found.ray)) * 0.25 + 0.05
+    points = rays.origins[found.ray] + rays.directions[found.ray] * found.middles[:, None]
+    grid.remember(rays, found, density)
+    other._remember(points, density)
+    assert torch.allclose(grid.density, other.density, atol=0.02)
+    assert (grid.density - other.density).abs().mean() < 1e-4
+
+
 def test_jitter_moves_samples_by_less_than_a_piece():
     grid = Occupancy(torch.tensor([30.0, 30.0, 15.0]))
     rays = rays_about(50)
@@ -150,6 +170,21 @@ def test_cells_remember_the_mean_of_what_was_found_of_late():
     assert grid.density[changed].item() < 1e-6
     hear(4.0)
     assert grid.density[changed].item() == pytest.approx(0.3), "looks are to reach the cell's other side"
+
+
+def test_what_is_finer_than_a_pixel_says_little():
+    torch.manual_seed(0)
+    field = HashField(30.0, encoding=HashEncoding(4, 12, 4, 256))
+    torch.nn.init.normal_(field.encoding.table)
+    with torch.no_grad():
+        field.encoding.table[: field.encoding.starts[3]] = 0  # only the finest level says anything
+        points = torch.randn(500, 3) * 10
+        sharp = field.at(points)[1]
+        spread = [
+            field.at(points, torch.full((500,), radius))[1].std(0).mean() / sharp.std(0).mean()
+            for radius in (0.01, 0.3, 5.0)
+        ]
+    assert spread[0] > 0.99 and 0.3 < spread[1] < 0.95 and spread[2] < 0.1
 
 
 def test_a_ray_that_meets_nothing_sees_the_sky():

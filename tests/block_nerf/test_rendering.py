@@ -2,7 +2,7 @@ import nerfacc
 import pytest
 import torch
 
-from almanac.block_nerf.rendering import Samples, distortion, evenly, summed, weights
+from almanac.block_nerf.rendering import Samples, distortion, evenly, median, summed, weights
 
 
 def ragged(seed: int = 0, rays: int = 200) -> Samples:
@@ -75,3 +75,15 @@ def test_distortion_is_its_double_sum():
     assert torch.allclose(found, written, rtol=1e-9)
     slope, wanted = (torch.autograd.grad(each, weight, retain_graph=True)[0] for each in (found, written))
     assert torch.allclose(slope, wanted, atol=1e-7)
+
+
+def test_half_of_what_a_ray_sees_is_nearer_than_its_median():
+    offsets = torch.tensor([0, 3, 3, 5])
+    starts = torch.tensor([0.0, 1.0, 3.0, 2.0, 4.0])
+    ends = torch.tensor([1.0, 3.0, 4.0, 4.0, 8.0])
+    samples = Samples(starts, ends, torch.tensor([0, 0, 0, 2, 2]), offsets)
+    found = median(torch.tensor([0.1, 0.4, 0.1, 0.0, 0.5]), samples)
+    assert torch.allclose(found, torch.tensor([2.0, 0.0, 6.0]))
+    assert median(torch.zeros(5), samples).isfinite().all()
+    none = Samples(*(torch.zeros(0),) * 2, torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+    assert torch.equal(median(torch.zeros(0), none), torch.zeros(2))

@@ -11,7 +11,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
-from almanac.block_nerf.fields.hash_grid import HIGHEST, HashField, read_level, slopes, unit, write_levels
+from almanac.block_nerf.fields.hash_grid import (
+    HIGHEST,
+    HashField,
+    footprint,
+    read_level,
+    slopes,
+    told_apart,
+    unit,
+    write_levels,
+)
 from almanac.block_nerf.fields.threads import shared
 from almanac.block_nerf.rendering import Samples
 from almanac.nn.compiled import compiled
@@ -44,6 +53,7 @@ def shaded(
         rays.directions,
         told,
         field.encoding.table,
+        rays.radii,
         *layers,
         samples,
         field.encoding.layout,
@@ -57,13 +67,13 @@ class _Shaded(torch.autograd.Function):
         *tensors, samples, layout, scale = given
         arrays = [each.detach().contiguous().numpy() for each in tensors]
         where = [each.detach().contiguous().numpy() for each in (samples.starts, samples.ends, samples.ray)]
-        weights = _turned(arrays[4:])
+        weights = _turned(arrays[5:])
         count = len(where[0])
         density, colours = torch.empty(count), torch.empty(count, 3)
         bounds = _bounds(samples.offsets)
         outs = density.numpy(), colours.numpy()
         metres = scale.numpy()
-        shared(lambda part: _forward(*arrays[:4], *weights, *where, layout, metres, part[0], part[1], *outs), bounds)
+        shared(lambda part: _forward(*arrays[:5], *weights, *where, layout, metres, part[0], part[1], *outs), bounds)
         ctx.save_for_backward(*tensors, density, colours)
         ctx.rest = samples, layout, metres, bounds
         return density, colours
@@ -73,7 +83,7 @@ class _Shaded(torch.autograd.Function):
         *tensors, density, colours = ctx.saved_tensors
         samples, layout, metres, bounds = ctx.rest
         arrays = [each.detach().contiguous().numpy() for each in tensors]
-        weights = _turned(arrays[4:])
+        weights = _turned(arrays[5:])
         moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         slope = gradients[0].abs() * density + gradients[1].abs().sum(1)
         felt = torch.nonzero(slope > _FAINT * slope.mean())[:, 0]
@@ -83,13 +93,13 @@ class _Shaded(torch.autograd.Function):
         rays = [np.zeros_like(arrays[at]) for at in range(3)]
         table = np.zeros_like(arrays[3])
         count = len(where[0])
-        inner, places = np.empty((count, arrays[4].shape[1]), np.float32), np.empty((count, 3), np.float32)
+        inner, places = np.empty((count, arrays[5].shape[1]), np.float32), np.empty((count, 3), np.float32)
         sums = [[np.zeros_like(each) for each in weights] for _ in bounds]
 
         def back(number: int) -> None:
             part = bounds[number]
             _backward(
-                *arrays[:4], *weights, *where, layout, metres, part[0], part[1],
+                *arrays[:5], *weights, *where, layout, metres, part[0], part[1],
                 *given, moves, *rays, inner, places, *sums[number],
             )  # fmt: skip
 
@@ -99,7 +109,7 @@ class _Shaded(torch.autograd.Function):
         total = [np.sum(each, axis=0) for each in zip(*sums, strict=True)]
         layers = [torch.from_numpy(np.ascontiguousarray(each.T if each.ndim == 2 else each)) for each in total]
         found = [torch.from_numpy(each) for each in (*rays, table)]
-        return (*found, *layers, None, None, None)
+        return (*found, None, *layers, None, None, None)
 
 
 def _turned(layers: list[np.ndarray]) -> list[np.ndarray]:
@@ -120,8 +130,8 @@ def _bounds(offsets: Tensor) -> list[tuple[int, int]]:
 
 @compiled
 def _through(
-    origins, directions, told, table, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first, count,
-    points, x, h1, f, g, h2, c,
+    origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first, count,
+    points, x, share, h1, f, g, h2, c,
 ):  # fmt: skip
     """A tile: positions, tables, and four layers."""
     for i in range(count):
@@ -132,8 +142,14 @@ def _through(
             origins[r, 2] + directions[r, 2] * at,
             scale,
         )
+        size = footprint(points[i, 0], points[i, 1], points[i, 2], radii[r] * at, scale)
+        for level in range(layout.shape[1]):
+            share[i, level] = told_apart(size, layout[0, level])
     for level in range(layout.shape[1]):
         read_level(points, table, layout, level, count, x)
+        for i in range(count):
+            x[i, 2 * level] *= share[i, level]
+            x[i, 2 * level + 1] *= share[i, level]
     np.dot(x, w1, h1)
     for i in range(count):
         for j in range(h1.shape[1]):
@@ -153,18 +169,19 @@ def _through(
 
 @compiled
 def _forward(
-    origins, directions, told, table, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, low, high,
+    origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, low, high,
     density, colours,
 ):  # fmt: skip
     points, x = np.zeros((_TILE, 3), np.float32), np.zeros((_TILE, w1.shape[0]), np.float32)
+    share = np.zeros((_TILE, layout.shape[1]), np.float32)
     h1, f = np.zeros((_TILE, w1.shape[1]), np.float32), np.zeros((_TILE, w2.shape[1]), np.float32)
     g, h2 = np.zeros((_TILE, w3.shape[0]), np.float32), np.zeros((_TILE, w3.shape[1]), np.float32)
     c = np.zeros((_TILE, 3), np.float32)
     for first in range(low, high, _TILE):
         count = min(_TILE, high - first)
         _through(
-            origins, directions, told, table, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first,
-            count, points, x, h1, f, g, h2, c,
+            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first,
+            count, points, x, share, h1, f, g, h2, c,
         )  # fmt: skip
         for i in range(count):
             density[first + i] = np.exp(f[i, 0])
@@ -174,11 +191,12 @@ def _forward(
 
 @compiled
 def _backward(
-    origins, directions, told, table, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, low, high,
+    origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, low, high,
     from_density, from_colours, density, colours, moves, to_origins, to_directions, to_told, inner, places,
     s1, t1, s2, t2, s3, t3, s4, t4,
 ):  # fmt: skip
     points, x = np.zeros((_TILE, 3), np.float32), np.zeros((_TILE, w1.shape[0]), np.float32)
+    share = np.zeros((_TILE, layout.shape[1]), np.float32)
     h1, f = np.zeros((_TILE, w1.shape[1]), np.float32), np.zeros((_TILE, w2.shape[1]), np.float32)
     g, h2 = np.zeros((_TILE, w3.shape[0]), np.float32), np.zeros((_TILE, w3.shape[1]), np.float32)
     c, steepness = np.zeros((_TILE, 3), np.float32), np.zeros((_TILE, 3), np.float32)
@@ -190,8 +208,8 @@ def _backward(
     for first in range(low, high, _TILE):
         count = min(_TILE, high - first)
         _through(
-            origins, directions, told, table, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first,
-            count, points, x, h1, f, g, h2, c,
+            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first,
+            count, points, x, share, h1, f, g, h2, c,
         )  # fmt: skip
         for i in range(count):
             for j in range(3):
@@ -225,6 +243,10 @@ def _backward(
                 d1[i, j] = value
                 t1[j] += value
         np.dot(d1, v1, dx)
+        for i in range(count):
+            for level in range(layout.shape[1]):
+                dx[i, 2 * level] *= share[i, level]
+                dx[i, 2 * level + 1] *= share[i, level]
         np.dot(h2.T, c, p4)
         np.dot(g.T, d2, p3)
         np.dot(h1.T, df, p2)

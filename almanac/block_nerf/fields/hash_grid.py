@@ -22,6 +22,7 @@ HIGHEST = 9.0
 """Logarithm of a density, for a metre."""
 _PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003, as Instant-NGP has them
 _SPREAD = 1e-4  # of what the tables begin with
+_APART = 2.5  # as near as 1/√(1 + (ax)²) comes to erf(1/√8x) (Barron et al. 2023, "Zip-NeRF", equation 4)
 _THIN = 0.6  # density at first, for a radius: rays see through all of a block
 
 
@@ -124,13 +125,25 @@ class HashField(nn.Module):
             samples: pieces of them.
         """
         points = rays.origins[samples.ray] + rays.directions[samples.ray] * samples.middles[:, None]
-        return self.at(points)
+        return self.at(points, rays.radii[samples.ray] * samples.middles)
 
     def at(
-        self, points: Float[Tensor, "points 3"]
+        self, points: Float[Tensor, "points 3"], radii: Float[Tensor, " points"] | None = None
     ) -> tuple[Float[Tensor, " points"], Float[Tensor, "points features"]]:
-        """Densities and features at some points, in metres from the block's middle."""
-        x = self.encoding(drawn_in(points / self.scale(points)))
+        """Densities and features at some points.
+
+        Args:
+            points: in metres from the block's middle.
+            radii: of the cones that they are in, in metres; None: as fine as the tables are.
+        """
+        drawn = drawn_in(points / self.scale(points))
+        x = self.encoding(drawn)
+        if radii is not None:
+            norm = (4 * drawn.detach() - 2).norm(dim=-1).clamp_min(1.0)
+            size = radii * norm * (2 - norm) / (8 * self.radius)
+            cells = torch.tensor(self.encoding.cells, device=x.device)
+            share = (1 + (_APART * size[:, None] * cells) ** 2).rsqrt()
+            x = x * share.repeat_interleave(FEATURES, -1)
         x = self.out(torch.relu(self.hidden(x)))
         return torch.exp(x[:, 0].clamp_max(HIGHEST)), x[:, 1:]
 
@@ -148,6 +161,21 @@ def drawn_in(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     """
     norm = points.norm(dim=-1, keepdim=True).clamp_min(1.0)
     return ((2 - 1 / norm) * points / norm + 2) / 4
+
+
+@compiled
+def footprint(x, y, z, radius, scale):
+    """Half of a cone's radius, in metres, at a point of the unit cube, as it is there."""
+    x, y, z = 4 * x - 2, 4 * y - 2, 4 * z - 2
+    norm = max(np.sqrt(x * x + y * y + z * z), np.float32(1))
+    return radius * norm * (np.float32(2) - norm) / (np.float32(8) * scale[0])
+
+
+@compiled
+def told_apart(size, cells):
+    """How much a level of so many cells counts where a pixel's deviation is so large: what is finer than a pixel is not to speak for it."""
+    over = np.float32(_APART) * size * np.float32(cells)
+    return np.float32(1) / np.sqrt(np.float32(1) + over * over)
 
 
 @compiled

@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
-from almanac.block_nerf.fields.hash_grid import unit
+from almanac.block_nerf.fields.hash_grid import drawn_in, unit
 from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples, evenly
 from almanac.nn.compiled import compiled
@@ -51,12 +51,14 @@ class Occupancy(nn.Module):
         """Pieces of rays that touch, as many of each, from `NEAR` to `FAR`: short where most is seen.
 
         Args:
-            rays: in the block's own metres, on the processor.
+            rays: in the block's own metres.
             jitter: from 0 to 1, by how much of a piece each ray's are moved.
             count: pieces of a ray.
             share: of them, that are put where nothing is known to be: evenly by the logarithm of the distance.
         """
         lengths = rays.directions.norm(dim=-1)
+        if lengths.device.type != "cpu":
+            return evenly(self._placed(rays, lengths, jitter, count, share))
         given = [each.detach().contiguous().numpy() for each in (*rays[:2], lengths, jitter)]
         grid = [each.detach().numpy() for each in (self.density, self.scale)]
         edges = torch.empty(len(lengths), count + 1)
@@ -78,8 +80,57 @@ class Occupancy(nn.Module):
             density: of each.
         """
         points = rays.origins[samples.ray] + rays.directions[samples.ray] * samples.middles[:, None]
+        if points.device.type != "cpu":
+            return self._remember(points, density)
         arrays = [each.detach().contiguous().numpy() for each in (points, density, self.scale, self.density)]
         _keep(*arrays, np.array(CELLS))
+
+    # The same where there are no compiled loops
+
+    @torch.no_grad()
+    def _placed(
+        self, rays: Rays, lengths: Float[Tensor, " rays"], jitter: Float[Tensor, " rays"], count: int, share: float
+    ) -> Float[Tensor, "rays edges"]:
+        looks = torch.tensor(_looks(), device=lengths.device)
+        steps, middles = looks.diff(), (looks[1:] + looks[:-1]) / 2
+        unit_directions = rays.directions / lengths[:, None]
+        points = rays.origins[:, None] + unit_directions[:, None] * middles[:, None]
+        depth = self.density[self._cells(points.flatten(0, 1))].view(len(lengths), -1) * steps
+        before = depth.cumsum(-1) - depth
+        seen = torch.exp(-before) * -torch.expm1(-depth)
+        padded = torch.cat([seen[:, :1], seen, seen[:, -1:]], -1)
+        largest = torch.maximum(padded[:, :-1], padded[:, 1:])
+        seen = (largest[:, :-1] + largest[:, 1:]) / 2
+        total = seen.sum(-1, keepdim=True)
+        known, logs = (1 - share) / total.clamp_min(_LEAST), looks.log()
+        mass = known * seen + (1 - known * total) * logs.diff() / (logs[-1] - logs[0])
+        upto = torch.cat([torch.zeros_like(total), mass.cumsum(-1)], -1)
+        wanted = (torch.arange(1, count, device=looks.device) + jitter[:, None] - 0.5) / count
+        above = torch.searchsorted(upto, wanted, right=True).clamp(1, len(steps))
+        low, high = upto.gather(1, above - 1), upto.gather(1, above)
+        part = ((wanted - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+        inner = looks[above - 1] + part * steps[above - 1]
+        ends = looks[[0, -1]].expand(len(lengths), 2)
+        return torch.cat([ends[:, :1], inner, ends[:, 1:]], -1) / lengths[:, None]
+
+    def _remember(self, points: Float[Tensor, "samples 3"], density: Float[Tensor, " samples"]) -> None:
+        """All at once: of those that one cell hears, the mean, as often as they are."""
+        cells, which, times = torch.unique(self._cells(points), return_inverse=True, return_counts=True)
+        heard = torch.zeros_like(times, dtype=density.dtype).index_add_(0, which, density.clamp_max(_DENSEST)) / times
+        self.density[cells] = heard + (self.density[cells] - heard) * (1 - _HEARD) ** times
+
+    def _cells(self, points: Float[Tensor, "points 3"]) -> Int[Tensor, " points"]:
+        shape = torch.tensor(CELLS, device=points.device)
+        i, j, k = (drawn_in(points / self.scale) * shape).long().clamp_min(0).minimum(shape - 1).unbind(-1)
+        return (i * CELLS[1] + j) * CELLS[2] + k
+
+
+def _looks() -> list[float]:
+    """Borders of the looks into the grid, in metres."""
+    found = [NEAR]
+    while found[-1] < FAR and len(found) <= _LOOKS:
+        found.append(found[-1] + max(_STEP, _WIDENING * found[-1]))
+    return found
 
 
 @compiled
