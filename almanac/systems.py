@@ -75,6 +75,13 @@ SYSTEMS = (
         "arXiv 2205.15241",
         ("collect", "replay-log", "train", "play", "evaluate", "score", "import", "export", "convert"),
     ),
+    System(
+        "block_nerf",
+        "Block-NeRF",
+        "a neighbourhood's photos in, a city to fly through out, in blocks that are each learnt alone; one can be replaced",
+        "arXiv 2202.05263",
+        ("capture-city", "train", "update-block", "render", "view", "export", "evaluate"),
+    ),
 )
 
 

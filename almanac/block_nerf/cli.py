@@ -10,7 +10,7 @@ from almanac.runtime import console
 from almanac.runtime.errors import UserError
 
 OUT = Path("out/block_nerf")
-Preset = Literal["cpu"]
+Preset = Literal["cpu", "gpu", "paper"]
 Field = Literal["hash", "ipe-mlp"]
 Mixing = Literal["nearest", "idw", "idw-3d", "imagewise", "pixelwise"]
 
@@ -91,7 +91,7 @@ def train(
 
     Args:
         capture: a transforms.json or its folder, a folder of COLMAP's, Waymo's Block-NeRF files, photos without poses, or a film.
-        preset: cpu (two cores).
+        preset: cpu (two cores), gpu, or paper (mip-NeRF's network and steps).
         field: hash (tables of many resolutions, quick) or ipe-mlp (mip-NeRF's perceptron, as in the paper); default: the preset's.
         spacing: metres between blocks along the drive, instead of one at each crossing.
         blocks: their number along the drive, instead.
@@ -142,7 +142,7 @@ def update_block(
         images: photos with poses in the city's metres, as `train` takes them.
         at: x, y and z of a new block's middle.
         radius: of a new block, in metres.
-        preset: cpu (two cores).
+        preset: cpu (two cores), gpu, or paper (mip-NeRF's network and steps).
         field: as for train.
         longest: as for train.
         steps: as for train.
@@ -320,7 +320,7 @@ def evaluate(
         changed: one of `city` after a house is gone (--without-house): what an update changes.
         photos: photos of a real street: what correcting poses and telling lights apart are worth.
         parts: of all that.
-        preset: cpu (two cores).
+        preset: cpu (two cores), gpu, or paper (mip-NeRF's network and steps).
         field: as for train.
         steps: of each block's training, instead of the preset's.
         most: photos that a model is scored by, at most.

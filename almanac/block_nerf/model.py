@@ -44,7 +44,9 @@ class Dimensions:
     finest: int = 2048
     """Cells along an edge of the finest."""
     colour_layers: int = 1
-    """Hidden ones between features and colours; the paper's are 3 of 128."""
+    """Hidden ones between features and colours; the paper's are 3."""
+    colour_width: int = 64
+    """Their channels; the paper's are 128."""
     codes: int = 1
     """Sessions, or photos, that have an appearance code of their own; 0: appearance is not told apart."""
     exposure: Literal["encoding", "scale", "none"] = "encoding"
@@ -106,7 +108,7 @@ class Block(nn.Module):
             self.field, self.occupancy = IpeField(d.radius, d.width), None
         told = 3 + 6 * d.octaves + (CODE if d.codes else 0) + (8 if d.exposure == "encoding" else 0)
         self.codes = nn.Embedding(d.codes, CODE) if d.codes else None
-        self.colour = Colour(self.field.features, told, d.width, d.colour_layers)
+        self.colour = Colour(self.field.features, told, d.colour_width, d.colour_layers)
         self.sky = nn.Sequential(nn.Linear(told, d.width), nn.ReLU(), nn.Linear(d.width, 3))
         self.visibility = Visibility(d.radius)
         self.poses = Poses(d.segments) if d.segments else None

@@ -58,7 +58,7 @@ PRESETS = {
         Dimensions(),
         3_072,
         FitConfig(
-            5_000,
+            7_000,
             learning_rate=1e-2,
             shares={"field.encoding": 10.0, "poses": 10.0},
             final_ratio=0.03,
@@ -70,6 +70,38 @@ PRESETS = {
             precision="fp32",
             save_every=1_000,
         ),
+    ),
+    "gpu": Preset(
+        Dimensions(levels=12, log2_rows=21, finest=16_384, samples=32),
+        65_536,
+        FitConfig(
+            10_000,
+            learning_rate=5e-3,
+            shares={"field.encoding": 4.0, "poses": 4.0},
+            final_ratio=0.01,
+            warmup_steps=200,
+            eps=1e-15,
+            clip_norm=1e3,
+            ema_decay=0.99,
+            precision="fp32",
+            save_every=1_000,
+        ),
+    ),
+    # The supplement: Adam from 2e-3 to 2e-5, a warm-up of 1,024 steps; sections 3.1 and 4: mip-NeRF's recipe with the paper's networks.
+    "paper": Preset(
+        Dimensions("ipe-mlp", width=512, colour_layers=3, colour_width=128, octaves=4, samples=256),
+        16_384,
+        FitConfig(
+            300_000,
+            learning_rate=2e-3,
+            final_ratio=0.01,
+            warmup_steps=1_024,
+            precision="fp32",
+            save_every=5_000,
+            log_every=100,
+        ),
+        distortion=(0.0, 0.0),
+        pose_penalty=(1e5, 1e-1, 5_000 / 300_000),
     ),
 }
 """From the beginning."""
@@ -171,15 +203,16 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
 
     def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         assert isinstance(model, Block)
-        rays = Rays(batch.rays.origins - origin, *batch.rays[1:])
+        where = batch.rays.origins.device
+        rays = Rays(batch.rays.origins - origin.to(where), *batch.rays[1:])
         if model.poses is not None:
-            rays = model.poses.corrected(rays, segments[batch.photo])
+            rays = model.poses.corrected(rays, segments.to(where)[batch.photo])
         step = int(model.steps)
         model.steps += 1
         if isinstance(model.field, HashField):
             model.field.encoding.joined = _joined(preset, step)
         first, samples = _sampled(model, rays, preset, step, generator)
-        light = model.light(codes[batch.photo], exposures[batch.photo])
+        light = model.light(codes.to(where)[batch.photo], exposures.to(where)[batch.photo])
         view, density, weight = model.seen(rays, light, samples)
         total = F.mse_loss(view.colours, batch.colours)
         if first is not None:
@@ -201,12 +234,12 @@ def _sampled(
     """Where rays are sampled; mip-NeRF's first pass, too, where the field has one."""
     count = preset.block.samples
     if isinstance(model.field, IpeField):
-        random = torch.rand(len(rays.origins), 2 * count + 2, generator=generator)
+        random = _drawn((len(rays.origins), 2 * count + 2), generator, rays)
         return two_passes(model.field, rays, count, random, preset.block.radius)
     assert model.occupancy is not None
     begin, end, until = _EXPLORED
     share = begin + (end - begin) * min(step / until, 1.0)
-    return None, model.occupancy.samples(rays, torch.rand(len(rays.origins), generator=generator), count, share)
+    return None, model.occupancy.samples(rays, _drawn((len(rays.origins),), generator, rays), count, share)
 
 
 def _distortion(rays: Rays, samples: Samples, weight: Float[Tensor, " samples"]) -> Tensor:
@@ -229,14 +262,19 @@ def _visibility_loss(
     reaches the field, so its weight is its own affair."""
     count = min(_SEEN_FROM, len(rays.origins))
     lengths = rays.directions[:count].detach().norm(dim=-1)
-    drawn = torch.rand(count, generator=generator)
+    drawn = _drawn((count,), generator, rays)
     at = NEAR * (FAR / 4 / NEAR) ** drawn / lengths
     last = int(samples.offsets[count])
     before = samples.ends[:last] <= at[samples.ray[:last]]
-    stopped = torch.zeros(count).index_add_(0, samples.ray[:last], weight[:last] * before)
+    stopped = weight.new_zeros(count).index_add_(0, samples.ray[:last], weight[:last] * before)
     directions = rays.directions[:count].detach()
     points = rays.origins[:count].detach() + directions * at[:, None]
     return F.binary_cross_entropy_with_logits(model.visibility(points, directions), (1 - stopped).clamp(0, 1))
+
+
+def _drawn(shape: tuple[int, ...], generator: torch.Generator, rays: Rays) -> Tensor:
+    """From 0 to 1, where the rays are."""
+    return torch.rand(shape, generator=generator, device=generator.device).to(rays.origins.device)
 
 
 def _joined(preset: Preset, step: int) -> int:
@@ -249,7 +287,7 @@ def _joined(preset: Preset, step: int) -> int:
 def _spread(preset: Preset, step: int) -> float:
     """The weight of distortion, rising by a constant factor."""
     first, last = preset.distortion
-    return first * (last / first) ** min(step / preset.fit.steps, 1.0)
+    return first * (last / first) ** min(step / preset.fit.steps, 1.0) if first else 0.0
 
 
 def _penalty(preset: Preset, step: int) -> float:
