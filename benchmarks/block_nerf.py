@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from almanac.block_nerf import build
+from almanac.block_nerf import api, build
+from almanac.block_nerf.capture_city.capture_city import Request, capture_city
 from almanac.block_nerf.captures.capture import Capture
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.captures.photos import Photos
@@ -28,8 +29,8 @@ from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import samples_of, view
 from almanac.block_nerf.scores import Exam, Scored, scored
 from almanac.block_nerf.train import PRESETS, Batches, block_loss, scaled
-from almanac.runtime import console, device, results
-from almanac.runtime.errors import RunFailed
+from almanac.runtime import console, device, hub, results
+from almanac.runtime.errors import RunFailed, UserError
 from benchmarks import peers
 
 Part = Literal["field", "frames", "peer"]
@@ -37,9 +38,9 @@ _AWAY = 10_000.0  # m, from one block that is only held in memory to the next
 
 
 def run(
-    capture: Path,
-    city: Path,
     *,
+    capture: Path | None = None,
+    city: Path | None = None,
     parts: tuple[Part, ...] = ("field", "frames", "peer"),
     threads: int = 2,
     rounds: int = 20,
@@ -54,8 +55,8 @@ def run(
     """Measure how fast blocks learn and are looked at, and what nerfacto makes of the same photos in the same time.
 
     Args:
-        capture: that the city was trained on.
-        city: a trained one.
+        capture: photos; default: some that are rendered the first time (minutes), and kept in the cache.
+        city: a trained one of the same place; default: the one that ships.
         parts: `field`: samples a second; `frames`: pictures by the number of blocks in memory; `peer`: beside nerfacto.
         threads: that may be used.
         rounds: steps, and pictures, that are measured.
@@ -69,16 +70,30 @@ def run(
     """
     device.resolve("cpu")
     torch.set_num_threads(threads)
+    capture = capture or _captured()
+    city = city or next(iter(api.cities().values()), None)
+    if city is None:
+        raise UserError("there is no city", "give one with --city")
+    there, looked_at = City(city), capture
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "field": lambda: _field(capture, City(city), rounds, seed),
-        "frames": lambda: _frames(City(city), loaded, size, rounds),
-        "peer": lambda: _peer(capture, steps, batches, threads, seed),
+        "field": lambda: _field(looked_at, there, rounds, seed),
+        "frames": lambda: _frames(there, loaded, size, rounds),
+        "peer": lambda: _peer(looked_at, steps, batches, threads, seed),
     }
     found = {part: measures[part]() for part in parts}
     for part, rows in found.items():
         if write:
             results.write("block_nerf", part, rows, seed, threads=threads)
     console.result(found, json)
+
+
+def _captured() -> Path:
+    """Photos round the first crossing of the city that ships."""
+    folder = hub.cache() / "bench" / "block_nerf"
+    request = Request("alamo_square", frames=240, size=(128, 96), samples=16)
+    if not (folder / "transforms.json").exists():
+        capture_city(request, folder, resume=(folder / "request.json").exists())
+    return folder
 
 
 def _field(capture: Path, city: City, rounds: int, seed: int) -> list[dict[str, Any]]:

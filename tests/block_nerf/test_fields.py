@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,12 @@ import torch.nn.functional as F
 
 from almanac.block_nerf import train
 from almanac.block_nerf.cameras import Rays
+from almanac.block_nerf.captures.photos import Batch
 from almanac.block_nerf.fields.hash_grid import HashEncoding, HashField, drawn_in
 from almanac.block_nerf.fields.occupancy import CELLS, FAR, NEAR, Occupancy
 from almanac.block_nerf.model import Block, Dimensions, Light, Poses
 from almanac.block_nerf.rendering import Samples
-from almanac.block_nerf.train import PRESETS, scaled
+from almanac.block_nerf.train import PRESETS, Told, scaled
 
 SMALL = Dimensions(radius=30.0, width=16, levels=4, log2_rows=10, finest=64, codes=2)
 
@@ -233,6 +236,31 @@ def test_a_shift_counts_by_the_radius_of_its_block():
     assert size == pytest.approx((0.5 / 100) ** 2)
     first, last, _ = PRESETS["cpu"].pose_penalty
     assert first * size > 1 and last * size < 1e-6, "held at first, let go at last"
+
+
+def test_what_rays_see_is_drawn_together_more_and_more():
+    preset = PRESETS["cpu"]
+    weights = [train._spread(preset, step) for step in (0, preset.fit.steps // 2, preset.fit.steps)]
+    assert weights == pytest.approx([0.005, (0.005 * 0.2) ** 0.5, 0.2])
+    assert train._spread(PRESETS["paper"], 100) == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_step_of_each_preset_moves_all_that_it_learns(name):
+    torch.manual_seed(0)
+    preset = PRESETS[name]
+    small = replace(
+        preset.block, radius=30.0, width=16, levels=4, log2_rows=10, finest=64, samples=6, codes=2, segments=2
+    )
+    preset = replace(preset, block=small)
+    block = Block(small)
+    told = Told((0.0, 0.0, 0.0), np.array([0, 1]), np.array([0, 1]), np.array([0.5, 2.0]))
+    batch = Batch(rays_about(64), torch.arange(64) % 2, torch.rand(64, 3))
+    value = train.block_loss(preset, told)(block, batch, torch.Generator().manual_seed(0))
+    value.backward()
+    assert value.isfinite() and int(block.steps) == 1
+    still = [name for name, each in block.named_parameters() if each.grad is None or not each.grad.isfinite().all()]
+    assert not still
 
 
 def test_levels_of_the_tables_join_in_until_half_of_the_training():

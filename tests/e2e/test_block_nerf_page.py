@@ -19,9 +19,9 @@ pytestmark = pytest.mark.timeout(600)
 ENOUGH = 240_000
 """ms for what takes seconds on a machine that has nothing else to do."""
 SERVE = """
+from almanac import systems
 from almanac.studio import app
-from almanac.systems import System
-app.SYSTEMS = (System("block_nerf", "Block-NeRF", "photos in, a city out", "arXiv 2202.05263", ("train",)),)
+app.SYSTEMS = (systems.find("block_nerf"),)
 app.create_app.__defaults__ = (None, app.SYSTEMS)
 app.serve(port=0)
 """
