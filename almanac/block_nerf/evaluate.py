@@ -19,6 +19,7 @@ from almanac.block_nerf.captures.capture import Capture
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import City, Loaded
+from almanac.block_nerf.matching import from_another_light
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS, Appearance, chosen, composed, looked
 from almanac.block_nerf.scores import Exam, Scored, scored, scored_city
@@ -259,7 +260,7 @@ def _city(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]:
     return {
         "visibility": _visibility(city, photos, truth, means),
         "exposure": _exposure(city, photos),
-        "matching": _matching(city),
+        "matching": _matching(city, means.seed),
         "culling": _culling(city, photos),
     }
 
@@ -293,14 +294,16 @@ def _exposure(city: City, photos: Photos) -> list[Row]:
     return rows
 
 
-def _matching(city: City) -> list[Row]:
+def _matching(city: City, seed: int) -> list[Row]:
+    """As the city's blocks were matched, and from codes of another light."""
     rows = []
     for place in city.places:
         told = city.block(place.name).matched
-        if told is not None:
-            before, after = float(told["before"]), float(told["after"])
-            row = {"block": place.name, "to": ", ".join(told["matched_to"]), "before": before, "after": after}
-            rows.append({**row, "cut": round(1 - after / before, 4)})
+        trial = from_another_light(city, place.name, seed)
+        row = {"block": place.name, "to": ", ".join(trial.to), "before": trial.before, "after": trial.after}
+        row["cut"] = round(1 - trial.after / max(trial.before, 1e-9), 4)
+        known = (None, None) if told is None else (round(told["before"], 5), round(told["after"], 5))
+        rows.append({**row, "own_before": known[0], "own_after": known[1]})
     return rows
 
 

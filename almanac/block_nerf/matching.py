@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from almanac.block_nerf.cameras import Camera, Rays, level, rays_of
-from almanac.block_nerf.city import City, save_codes
+from almanac.block_nerf.city import City, Loaded, save_codes
 from almanac.block_nerf.model import Light
 from almanac.block_nerf.placement import neighbours
 from almanac.block_nerf.render import Appearance, local, looked, met, visibility
@@ -22,6 +24,7 @@ ITERATIONS = 100
 
 _VIEWS = 4  # of each pair
 _SMALL = (24, 18)  # pixels of a view
+_PATCH = 3  # of them across, and down, whose mean is compared
 _RATE = 0.05  # Adam's
 _TRIED = 24  # directions and places that are tried for good views
 
@@ -33,7 +36,7 @@ class Matched:
     block: str
     to: tuple[str, ...]
     before: float
-    """Root of the mean squared difference of the views, in parts of full scale, over all sessions."""
+    """Root of the mean squared difference of patches of the views, in parts of full scale, over all sessions."""
     after: float
 
 
@@ -71,11 +74,47 @@ def _outwards(root: str, graph: dict[str, list[str]]) -> list[tuple[str, list[st
 
 def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations: int) -> Matched:
     target, began = city.block(name), time.monotonic()
-    views = [(city.block(other), rays) for other in others for rays in shared_views(city, name, other, seed)]
-    sessions = len(target.codes)
-    codes = target.codes.clone().requires_grad_()
+    codes, errors = fitted(target, target.codes, _views(city, name, others, seed), iterations)
+    how = {"steps": iterations, "seconds": round(time.monotonic() - began, 1)}
+    facts = {"matched_to": list(others), "before": errors[0], "after": errors[-1], **how}
+    save_codes(city.folder, target.place, codes, facts)
+    city.forget(name)
+    return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
+
+
+def from_another_light(city: City, name: str, seed: int = 0, iterations: int = ITERATIONS) -> Matched:
+    """How well a block is matched to its neighbours when each session begins with the code of another: sessions that all blocks know by the
+    same number were never far apart. Nothing is written.
+
+    Args:
+        city: which.
+        name: of the block.
+        seed: of where is looked.
+        iterations: of each code.
+    """
+    target = city.block(name)
+    others = neighbours(list(city.places))[name]
+    _, errors = fitted(target, target.codes.roll(1, 0), _views(city, name, others, seed), iterations)
+    return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
+
+
+def fitted(
+    target: Loaded, codes: Float[Tensor, "sessions 32"], views: Sequence[tuple[Loaded, Rays]], iterations: int
+) -> tuple[Float[Tensor, "sessions 32"], list[float]]:
+    """Codes by which a block looks as others do.
+
+    Args:
+        target: the block.
+        codes: to begin with.
+        views: of others, and along which rays.
+        iterations: of Adam.
+
+    Returns:
+        the codes, and how far views are apart before each iteration and after the last.
+    """
+    codes = codes.clone().requires_grad_()
     wanted = [
-        torch.stack([looked(other, rays, Appearance(session)).colours for session in range(sessions)])
+        torch.stack([_patches(looked(other, rays, Appearance(session)).colours) for session in range(len(codes))])
         for other, rays in views
     ]
     here = [local(rays, target.place) for _, rays in views]
@@ -83,21 +122,29 @@ def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations
     optimizer = torch.optim.Adam([codes], _RATE)
     errors = []
     for _ in range(iterations + 1):
+        before = codes.detach().clone()
         loss = torch.zeros(())
         for rays, shape, want in zip(here, shapes, wanted, strict=True):
-            for session in range(sessions):
-                light = Light(codes[session].expand(len(rays.origins), -1), torch.ones(len(rays.origins)))
-                loss = loss + (target.block.lit(shape, rays, light) - want[session]).square().mean()
-        loss = loss / (len(views) * sessions)
+            for session, code in enumerate(codes):
+                light = Light(code.expand(len(rays.origins), -1), torch.ones(len(rays.origins)))
+                loss = loss + (_patches(target.block.lit(shape, rays, light)) - want[session]).square().mean()
+        loss = loss / (len(views) * len(codes))
         errors.append(float(loss.detach()) ** 0.5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    how = {"steps": iterations, "seconds": round(time.monotonic() - began, 1)}
-    facts = {"matched_to": list(others), "before": errors[0], "after": errors[-1], **how}
-    save_codes(city.folder, target.place, codes.detach(), facts)
-    city.forget(name)
-    return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
+    return before, errors
+
+
+def _views(city: City, name: str, others: Sequence[str], seed: int) -> list[tuple[Loaded, Rays]]:
+    return [(city.block(other), rays) for other in others for rays in shared_views(city, name, other, seed)]
+
+
+def _patches(colours: Float[Tensor, "pixels 3"]) -> Float[Tensor, "patches 3"]:
+    """Means of a view's patches: light is what they share, and details are each block's own."""
+    across, down = _SMALL
+    parts = colours.view(down // _PATCH, _PATCH, across // _PATCH, _PATCH, 3)
+    return parts.mean((1, 3)).flatten(0, 1)
 
 
 def shared_views(city: City, one: str, other: str, seed: int) -> list[Rays]:

@@ -22,6 +22,7 @@ from almanac.block_nerf.captures.capture import Crossing
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import City
+from almanac.block_nerf.matching import from_another_light
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS, Abandoned, Appearance, chosen, fading, inverse_distance, view
 from almanac.block_nerf.scores import scored, scored_city
@@ -101,8 +102,12 @@ def test_mixtures_weigh_blocks_and_add_up_to_one(city, method):
 
 
 def test_matching_brings_looks_together_and_leaves_networks(city):
-    _, _, found = city
+    folder, _, found = city
     assert found["matched"] and all(each["after"] < each["before"] for each in found["matched"])
+    before = hashes(folder)
+    trial = from_another_light(City(folder), "block_01")
+    assert trial.to == ("block_00",) and trial.after < 0.5 * trial.before
+    assert hashes(folder) == before, "a trial writes nothing"
 
 
 def test_an_update_changes_one_blocks_files_only(city, tmp_path):
