@@ -26,6 +26,7 @@ from almanac.runtime.stopping import stop_signals
 _RUNS = "runs"  # folder of trainings that aren't finished
 _PIXELS = "pixels"
 _LONG = 1_000  # steps of a training that is worth a process of its own
+_STANDS = 64  # places that a block remembers photos from, at most
 _CLOUDED = 0.5  # of the sun, below which a session is one of clouds
 
 
@@ -301,5 +302,7 @@ def _train(job: _Job) -> dict[str, Any]:
     told = told_of(mine, place, about.exposure)
     console.log(f"{place.name}: {len(mine)} photos within {place.radius:.0f} m")
     block, facts = train_block(photos, told, run, preset, seed=plan.seed, device_name=device_name, resume=going_on)
-    save_block(out, place, block.cpu(), {**facts, "photos": len(mine), "segments": np.unique(mine.segments).tolist()})
+    stands = mine.poses[:: -(-len(mine) // _STANDS), :3, 3].round(1).tolist()
+    facts |= {"photos": len(mine), "segments": np.unique(mine.segments).tolist(), "stands": stands}
+    save_block(out, place, block.cpu(), facts)
     return {"block": place.name, "photos": len(mine), "seconds": facts["seconds"], "loss": facts["loss"]}

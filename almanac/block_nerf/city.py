@@ -47,7 +47,7 @@ class About:
     attribution: str = ""
     power: float = 4.0
     """Of the distance, by which blocks' views are mixed (paper, section 4.3: 4 in a network of streets, 1 on one street)."""
-    threshold: float = 0.05
+    threshold: float = 0.1
     """Mean visibility below which a block is left out of a view."""
 
 

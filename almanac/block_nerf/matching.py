@@ -49,7 +49,7 @@ def match(city: City, only: Sequence[str] | None = None, seed: int = 0, iteratio
         seed: of where is looked.
         iterations: of each code.
     """
-    graph = neighbours(list(city.places))
+    graph = _graph(city)
     order = [(name, graph[name]) for name in only] if only is not None else _outwards(city.places[0].name, graph)
     found = []
     with console.progress("matching", len(order), "blocks") as advance:
@@ -93,7 +93,7 @@ def from_another_light(city: City, name: str, seed: int = 0, iterations: int = I
         iterations: of each code.
     """
     target = city.block(name)
-    others = neighbours(list(city.places))[name]
+    others = _graph(city)[name]
     _, errors = fitted(target, target.codes.roll(1, 0), _views(city, name, others, seed), iterations)
     return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
 
@@ -148,7 +148,7 @@ def _patches(colours: Float[Tensor, "pixels 3"]) -> Float[Tensor, "patches 3"]:
 
 
 def shared_views(city: City, one: str, other: str, seed: int) -> list[Rays]:
-    """Small views that two blocks both see well: between them, along the street and across it.
+    """Small views that two blocks both see well: from places that both have photos from, or else from between them.
 
     Args:
         city: whose blocks.
@@ -158,12 +158,29 @@ def shared_views(city: City, one: str, other: str, seed: int) -> list[Rays]:
     """
     random = np.random.default_rng([seed, len(one)])
     a, b = city.block(one), city.block(other)
+    stands = _shared(a, b)
     start, end = np.array(a.place.origin), np.array(b.place.origin)
     lens = Camera(*_SMALL, (_SMALL[0] / 2, _SMALL[0] / 2), (_SMALL[0] / 2, _SMALL[1] / 2))
     tried = []
     for _ in range(_TRIED):
-        share = random.uniform(0.35, 0.65)
-        pose = level(start + share * (end - start), random.uniform(0, 2 * np.pi))
+        share, drawn = random.uniform(0.35, 0.65), int(random.integers(max(len(stands), 1)))
+        position = stands[drawn] if len(stands) else start + share * (end - start)
+        pose = level(position, random.uniform(0, 2 * np.pi))
         tried.append((min(visibility(a, lens, pose), visibility(b, lens, pose)), pose))
     tried.sort(key=lambda each: -each[0])
     return [rays_of(lens, pose, lens.all_pixels().reshape(-1, 2)) for _, pose in tried[:_VIEWS]]
+
+
+def _shared(one: Loaded, other: Loaded) -> Float[np.ndarray, "places 3"]:
+    """Places that both blocks have photos from."""
+    stands = np.array([*one.facts.get("stands", ()), *other.facts.get("stands", ())], float).reshape(-1, 3)
+    return stands[one.place.holds(stands) & other.place.holds(stands)]
+
+
+def _graph(city: City) -> dict[str, list[str]]:
+    """Neighbours that share places of photos; of a block that shares none with any, all."""
+    found = {}
+    for name, others in neighbours(list(city.places)).items():
+        known = [other for other in others if len(_shared(city.block(name), city.block(other)))]
+        found[name] = known or others
+    return found

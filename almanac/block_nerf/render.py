@@ -2,7 +2,7 @@
 pictures mixed by how far the camera is from each block. Other ways to mix them are here, too, as the paper compares them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,9 @@ _EXPLORED = 0.1  # share of them where nothing is known to be
 _UNSEEN = 1e-3  # weight below which a sample is left out while a code is looked for
 _LOOKED = (8, 6)  # rays of a view, across and down, that tell whether a block sees anything of it
 _DISTANCES = (6.0, 12.0, 24.0, 48.0)  # metres, at which they are asked
-_FADE = 0.15  # of its radius, over which a block fades away at its edge
+_REACH = 2.0  # radii of a block, within which it may be asked
+_FADE = 0.15  # of that, over which it fades away at its edge
+_SLIGHT = 0.03  # share of a picture, below which a block isn't asked for it
 _MOST = 3  # blocks of a view
 
 
@@ -140,14 +142,14 @@ def composed(
         pose: camera to world, metres.
         looks: asks a block.
         method: of mixing.
-        culled: whether blocks that see next to nothing of the view are left out.
+        culled: whether blocks that see next to nothing of the view, or would hardly count, are left out.
         everything: also the pictures of blocks that are left out.
     """
     rays = rays_of(camera, pose, camera.all_pixels().reshape(-1, 2))
     parts = chosen(city, camera, pose, method, culled)
     asked = [part for part in parts if part.kept or everything]
     views = {part.place.name: looks(city.block(part.place.name), rays) for part in asked}
-    weights = _mixture(city, [part for part in parts if part.kept], views, pose, rays, method)
+    weights = _mixture(city, [part for part in parts if part.kept], views, pose, rays, method, culled)
     shape = (camera.height, camera.width)
     total = [torch.zeros(*shape, 3), torch.zeros(shape), torch.zeros(shape)]
     for name, weight in weights.items():
@@ -164,20 +166,23 @@ def composed(
 def chosen(
     city: City, camera: Camera, pose: Float[np.ndarray, "4 4"], method: Method = "idw", culled: bool = True
 ) -> list[Part]:
-    """Blocks near a camera, the nearest first, and which of them are asked: those that see something, or if none does the nearest.
+    """Blocks near a camera, the nearest first, and which are asked: those that see something and count, or if none does the nearest.
 
     Args:
         city: which.
         camera: the lens.
         pose: camera to world.
         method: of mixing; `nearest` keeps one.
-        culled: whether those are left out that see next to nothing.
+        culled: whether those are left out that see next to nothing, or are so far that their share would be.
     """
     position = pose[:3, 3]
     near = sorted(city.places, key=lambda place: float(np.hypot(*(position[:2] - place.origin[:2]))))
-    candidates = [place for place in near if place.holds(position)] or near[:1]
+    candidates = [place for place in near if replace(place, radius=_REACH * place.radius).holds(position)] or near[:1]
     seen = [visibility(city.block(place.name), camera, pose) for place in candidates]
-    kept = [value >= city.about.threshold or not culled for value in seen]
+    kept = [True] * len(candidates)
+    if culled:
+        shares = _shares(city, candidates, seen, position) if method == "idw" else np.ones(len(candidates))
+        kept = [value >= city.about.threshold and share > 0 for value, share in zip(seen, shares, strict=True)]
     if not any(kept):
         kept[0] = True
     most = 1 if method == "nearest" else _MOST if culled else len(kept)
@@ -186,6 +191,20 @@ def chosen(
         Part(place, value, bool(keep and room))
         for place, value, keep, room in zip(candidates, seen, kept, passed, strict=True)
     ]
+
+
+def _shares(
+    city: City, places: Sequence[Place], seen: Sequence[float], position: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, " places"]:
+    """Of blocks in a picture by inverse distances, the nearest first; none where they would be slight, or see little, and falling to that,
+    so that a block that is no longer asked doesn't vanish at once."""
+    raw = np.array([inverse_distance(place, position, city.about.power) for place in places])
+    threshold = city.about.threshold
+    sharp = [1.0 if threshold <= 0 else min(max(value / threshold - 1, 0.0), 1.0) for value in seen]
+    raw = raw * (sharp if any(sharp) else 1.0)
+    raw[np.argsort(-raw, kind="stable")[_MOST:]] = 0.0
+    shares = np.maximum(raw / raw.sum() - _SLIGHT, 0.0)
+    return shares / shares.sum()
 
 
 @torch.no_grad()
@@ -275,17 +294,28 @@ def blended(codes: Float[Tensor, "sessions 32"], sessions: Sequence[float] | int
 
 
 def _mixture(
-    city: City, parts: list[Part], views: dict[str, View], pose: Float[np.ndarray, "4 4"], rays: Rays, method: Method
+    city: City,
+    parts: list[Part],
+    views: dict[str, View],
+    pose: Float[np.ndarray, "4 4"],
+    rays: Rays,
+    method: Method,
+    culled: bool,
 ) -> dict[str, Float[Tensor, " rays"]]:
     """The weight of each block in each pixel; they add up to 1."""
     count = len(rays.origins)
+    places, seen, position = [part.place for part in parts], [part.visibility for part in parts], pose[:3, 3]
+    if culled:
+        shares = _shares(city, places, seen, position)
+    else:
+        shares = np.array([inverse_distance(place, position, city.about.power) for place in places])
     raw = {}
-    for part in parts:
+    for part, share in zip(parts, shares, strict=True):
         name, place = part.place.name, part.place
         if len(parts) == 1:
             raw[name] = torch.ones(count)
         elif method in ("idw", "nearest"):
-            raw[name] = torch.full((count,), inverse_distance(place, pose[:3, 3], city.about.power))
+            raw[name] = torch.full((count,), float(share))
         else:
             length = rays.directions.norm(dim=-1, keepdim=True)
             unit = rays.directions / length
@@ -305,6 +335,6 @@ def inverse_distance(place: Place, position: Float[np.ndarray, "3"], power: floa
     """A block's weight for a camera: the distance to its middle to the −p, and falling to nothing towards its edge, so that a block that
     comes into range doesn't appear at once."""
     away = float(np.hypot(*(position[:2] - place.origin[:2])))
-    fade = min(max((1 - away / place.radius) / _FADE, 0.0), 1.0)
+    fade = min(max((1 - away / (_REACH * place.radius)) / _FADE, 0.0), 1.0)
     smooth = fade * fade * (3 - 2 * fade)
     return max(away / place.radius, 0.02) ** -power * max(smooth, 1e-6)

@@ -24,7 +24,7 @@ from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import City
 from almanac.block_nerf.matching import from_another_light
 from almanac.block_nerf.placement import Place
-from almanac.block_nerf.render import METHODS, Abandoned, Appearance, chosen, fading, inverse_distance, view
+from almanac.block_nerf.render import METHODS, Abandoned, Appearance, _shares, chosen, fading, inverse_distance, view
 from almanac.block_nerf.scores import scored, scored_city
 from almanac.block_nerf.train import PRESETS, scaled
 from almanac.runtime.errors import UserError
@@ -153,10 +153,39 @@ def test_where_no_block_is_the_nearest_is_asked(city):
 
 
 def test_weights_fall_to_nothing_at_a_blocks_edge_without_a_jump():
-    place = Place("a", (0.0, 0.0, 0.0), 50.0)
+    place = Place("a", (0.0, 0.0, 0.0), 25.0)
     along = [inverse_distance(place, np.array([x, 0.0, 0.0]), 4.0) for x in np.linspace(0, 51, 2_000)]
     assert np.isfinite(along).all() and along[-1] < 1e-3 * along[1_000]
     assert all(later <= earlier for earlier, later in pairwise(along))
+
+
+def test_blocks_come_and_go_without_a_jump(city):
+    folder, _, _ = city
+    known = City(folder)
+    known.about = replace(known.about, power=4.0)
+    places = [Place(str(number), (30.0 * number, 0.0, 0.0), 40.0) for number in range(5)]
+    ways = [np.array([x, 2.0, 0.0]) for x in np.linspace(0, 120, 4_001)]
+    shares = []
+    for position in ways:
+        near = sorted(range(5), key=lambda at: abs(30.0 * at - position[0]))
+        found = np.zeros(5)
+        found[near] = _shares(known, [places[at] for at in near], [0.5] * 5, position)
+        shares.append(found)
+    assert np.allclose(np.sum(shares, 1), 1) and (np.array(shares) > 0).sum(1).max() <= 3
+    assert ((np.array(shares) > 0).sum(1) == 1).mean() > 0.2, "near its middle, a block is enough"
+    assert np.abs(np.diff(shares, axis=0)).max() < 0.01
+
+
+def test_a_block_that_sees_ever_less_fades_away(city):
+    known = City(city[0])
+    places, position = (
+        [Place(name, (x, 0.0, 0.0), 40.0) for name, x in (("a", 0.0), ("b", 30.0))],
+        np.array([15.0, 0.0, 0.0]),
+    )
+    shares = [_shares(known, places, [0.5, value], position)[1] for value in np.linspace(0.0, 0.5, 1_001)]
+    assert (
+        shares[0] == 0 and shares[-1] == pytest.approx(0.5) and 0 <= min(np.diff(shares)) <= max(np.diff(shares)) < 0.01
+    )
 
 
 def test_a_folder_that_is_no_city_is_said(tmp_path):
