@@ -24,6 +24,7 @@ _SCALE = ".scale"
 """How the name of a scale ends, after that of its tensor in eight bits."""
 _PLACES = ".places"
 """Likewise that of the list which says of each row where it is among those that were kept."""
+_NARROW = 8  # numbers of an output, below which it keeps its sixteen bits
 _ALIKE = 0.9
 """Share of a matrix's rows that differ, up to which those that are alike are kept once."""
 
@@ -136,11 +137,11 @@ def in_eight_bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     tokens that no training saw may have, these are kept once (`NAME.places`). `load_weights` undoes it.
 
     Args:
-        tensors: name → tensor; those of other types, and vectors, stay as they are.
+        tensors: name → tensor; those of other types, vectors, and what is so narrow that scales would be longer, stay as they are.
     """
     kept = {}
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.bfloat16 or tensor.dim() < 2:
+        if tensor.dtype != torch.bfloat16 or tensor.dim() < 2 or tensor[0].numel() < _NARROW:
             kept[name] = tensor
             continue
         rows, places = torch.unique(tensor.float(), dim=0, return_inverse=True)
