@@ -95,6 +95,12 @@ def test_eight_bits_are_half_the_bytes_and_almost_the_same_numbers(tmp_path: Pat
     assert all(torch.equal(found[name], tensors[name]) for name in ("norm.scale", "bias", "prior"))
 
 
+def test_what_is_narrower_than_its_scales_stays_as_it_is():
+    table = torch.randn(100, 2).bfloat16()
+    assert checkpoint.in_eight_bits({"table": table}).keys() == {"table"}
+    assert checkpoint.in_eight_bits({"table": table})["table"] is table
+
+
 def test_rows_that_are_alike_are_kept_once(tmp_path: Path):
     torch.manual_seed(0)
     table = torch.randn(500, 64).bfloat16()
