@@ -121,9 +121,10 @@ def draw_ablations(rows: Sequence[Row], path: Path) -> Path:
         for at, value in zip(down + shift, values, strict=True):
             axes.text(value + 0.1, at, f"{value:.2f}", va="center", fontsize=8.5, color=INK)
     axes.set_yticks(down, [row["variant"] for row in rows])
-    axes.set(xlabel="PSNR of the right halves, dB", xlim=(12, max(row["psnr"] for row in rows) + 3))
+    shown = [row[name] for row in rows for name in ("psnr", "psnr_paper")]
+    axes.set(xlabel="PSNR of the right halves, dB", xlim=(min(shown) - 2, max(shown) + 1))
     _quiet(axes)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=2)
     return _save(figure, path)
 
 
