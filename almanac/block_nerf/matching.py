@@ -121,8 +121,7 @@ def fitted(
     shapes = [met(target.block, rays) for rays in here]
     optimizer = torch.optim.Adam([codes], _RATE)
     errors = []
-    for _ in range(iterations + 1):
-        before = codes.detach().clone()
+    while True:
         loss = torch.zeros(())
         for rays, shape, want in zip(here, shapes, wanted, strict=True):
             for session, code in enumerate(codes):
@@ -130,10 +129,11 @@ def fitted(
                 loss = loss + (_patches(target.block.lit(shape, rays, light)) - want[session]).square().mean()
         loss = loss / (len(views) * len(codes))
         errors.append(float(loss.detach()) ** 0.5)
+        if len(errors) > iterations:
+            return codes.detach(), errors
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return before, errors
 
 
 def _views(city: City, name: str, others: Sequence[str], seed: int) -> list[tuple[Loaded, Rays]]:

@@ -182,7 +182,7 @@ def chosen(
     kept = [True] * len(candidates)
     if culled:
         shares = _shares(city, candidates, seen, position) if method == "idw" else np.ones(len(candidates))
-        kept = [value >= city.about.threshold and share > 0 for value, share in zip(seen, shares, strict=True)]
+        kept = [bool(value >= city.about.threshold and share > 0) for value, share in zip(seen, shares, strict=True)]
     if not any(kept):
         kept[0] = True
     most = 1 if method == "nearest" else _MOST if culled else len(kept)

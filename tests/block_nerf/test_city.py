@@ -22,7 +22,7 @@ from almanac.block_nerf.captures.capture import Crossing
 from almanac.block_nerf.captures.opened import opened
 from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import City
-from almanac.block_nerf.matching import from_another_light
+from almanac.block_nerf.matching import from_another_light, shared_views
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS, Abandoned, Appearance, _shares, chosen, fading, inverse_distance, view
 from almanac.block_nerf.scores import scored, scored_city
@@ -99,6 +99,21 @@ def test_mixtures_weigh_blocks_and_add_up_to_one(city, method):
     kept = [part.weights for part in picture.parts if part.weights is not None]
     assert kept and torch.allclose(torch.stack(kept).sum(0), torch.ones(len(kept[0])), atol=1e-5)
     assert np.isfinite(picture.colours).all() and picture.colours.min() >= 0 and picture.colours.max() <= 1
+
+
+def test_blocks_are_compared_from_where_both_have_photos(city):
+    folder, capture, _ = city
+    one, other = (City(folder).block(name) for name in ("block_00", "block_01"))
+    taken = capture.of(~capture.tested).poses[:, :3, 3].round(1)
+    for loaded in (one, other):
+        stands = np.array(loaded.facts["stands"])
+        assert 8 < len(stands) <= 64 and loaded.place.holds(stands).all()
+    views = shared_views(City(folder), "block_00", "block_01", 0)
+    assert len(views) == 4
+    for rays in views:
+        position = rays.origins[0].numpy()
+        assert one.place.holds(position) and other.place.holds(position)
+        assert np.abs(taken - position).sum(1).min() < 1e-4
 
 
 def test_matching_brings_looks_together_and_leaves_networks(city):
