@@ -300,6 +300,8 @@ def _matching(city: City, seed: int) -> list[Row]:
     for place in city.places:
         told = city.block(place.name).matched
         trial = from_another_light(city, place.name, seed)
+        if trial is None:
+            continue
         row = {"block": place.name, "to": ", ".join(trial.to), "before": trial.before, "after": trial.after}
         row["cut"] = round(1 - trial.after / max(trial.before, 1e-9), 4)
         known = (None, None) if told is None else (round(told["before"], 5), round(told["after"], 5))

@@ -82,9 +82,9 @@ def _matched(city: City, name: str, others: Sequence[str], seed: int, iterations
     return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
 
 
-def from_another_light(city: City, name: str, seed: int = 0, iterations: int = ITERATIONS) -> Matched:
+def from_another_light(city: City, name: str, seed: int = 0, iterations: int = ITERATIONS) -> Matched | None:
     """How well a block is matched to its neighbours when each session begins with the code of another: sessions that all blocks know by the
-    same number were never far apart. Nothing is written.
+    same number were never far apart. Nothing is written; None where it has no neighbours.
 
     Args:
         city: which.
@@ -94,6 +94,8 @@ def from_another_light(city: City, name: str, seed: int = 0, iterations: int = I
     """
     target = city.block(name)
     others = _graph(city)[name]
+    if not others:
+        return None
     _, errors = fitted(target, target.codes.roll(1, 0), _views(city, name, others, seed), iterations)
     return Matched(name, tuple(others), round(errors[0], 5), round(errors[-1], 5))
 

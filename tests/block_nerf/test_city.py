@@ -121,7 +121,7 @@ def test_matching_brings_looks_together_and_leaves_networks(city):
     assert found["matched"] and all(each["after"] < each["before"] for each in found["matched"])
     before = hashes(folder)
     trial = from_another_light(City(folder), "block_01")
-    assert trial.to == ("block_00",) and trial.after < 0.5 * trial.before
+    assert trial is not None and trial.to == ("block_00",) and trial.after < 0.5 * trial.before
     assert hashes(folder) == before, "a trial writes nothing"
 
 
