@@ -310,7 +310,8 @@ def _matching(city: City, seed: int) -> list[Row]:
 
 
 def _culling(city: City, photos: Photos) -> list[Row]:
-    exams = [Exam.of(photos, number, city.about.exposure) for number in range(len(photos.capture))][:_TIMED]
+    some = np.unique(np.linspace(0, len(photos.capture) - 1, _TIMED).round().astype(int))
+    exams = [Exam.of(photos, int(number), city.about.exposure) for number in some]
     rows: dict[bool, Row] = {}
     seconds = {True: 0.0, False: 0.0}
     scores: dict[bool, list[Scored]] = {True: [], False: []}

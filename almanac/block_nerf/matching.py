@@ -49,8 +49,8 @@ def match(city: City, only: Sequence[str] | None = None, seed: int = 0, iteratio
         seed: of where is looked.
         iterations: of each code.
     """
-    graph = _graph(city)
-    order = [(name, graph[name]) for name in only] if only is not None else _outwards(city.places[0].name, graph)
+    graph = {name: _sharing(city, name) for name in only or [place.name for place in city.places]}
+    order = list(graph.items()) if only is not None else _outwards(city.places[0].name, graph)
     found = []
     with console.progress("matching", len(order), "blocks") as advance:
         for name, others in order:
@@ -93,7 +93,7 @@ def from_another_light(city: City, name: str, seed: int = 0, iterations: int = I
         iterations: of each code.
     """
     target = city.block(name)
-    others = _graph(city)[name]
+    others = _sharing(city, name)
     if not others:
         return None
     _, errors = fitted(target, target.codes.roll(1, 0), _views(city, name, others, seed), iterations)
@@ -179,10 +179,7 @@ def _shared(one: Loaded, other: Loaded) -> Float[np.ndarray, "places 3"]:
     return stands[one.place.holds(stands) & other.place.holds(stands)]
 
 
-def _graph(city: City) -> dict[str, list[str]]:
-    """Neighbours that share places of photos; of a block that shares none with any, all."""
-    found = {}
-    for name, others in neighbours(list(city.places)).items():
-        known = [other for other in others if len(_shared(city.block(name), city.block(other)))]
-        found[name] = known or others
-    return found
+def _sharing(city: City, name: str) -> list[str]:
+    """A block's neighbours that share places of photos with it; where none does, all."""
+    others = neighbours(list(city.places))[name]
+    return [other for other in others if len(_shared(city.block(name), city.block(other)))] or others

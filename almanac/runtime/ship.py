@@ -16,6 +16,8 @@ from almanac.runtime.errors import UserError
 
 LIMIT = 25 * 2**20
 """All weights of a system together, bytes."""
+_LONG = 1_000
+"""Letters of a fact, beyond which it is in the weights' header alone."""
 _LARGE = 2**20
 """Bytes from which weights are stored in eight bits."""
 
@@ -69,7 +71,7 @@ def _stored(name: str, tensors: dict[str, Tensor], facts: dict, command: str) ->
     if others + sum(tensor.nbytes for tensor in small.values()) > LIMIT:
         raise UserError(f"the weights of {system} would take more than {LIMIT >> 20} MiB", "ship fewer or smaller ones")
     checkpoint.save_weights(target, small, facts)
-    noted = {key: value for key, value in facts.items() if key != "vocabulary"}  # thousands of lines
+    noted = {key: value for key, value in facts.items() if len(json.dumps(value)) <= _LONG}
     _note(name, {"command": command, "bytes": target.stat().st_size, "sha256": hub.hash_of(target), **noted})
     return target
 
