@@ -153,14 +153,17 @@ def lens(camera: Camera) -> Camera:
 
 
 def start(about: About) -> tuple[tuple[float, float, float], float]:
-    """Where one begins, and the yaw: at the crossing that is most in the middle, along one of its streets; else in the middle block,
-    towards its neighbour."""
+    """Where one begins, and the yaw: at the crossing that is most in the middle, along the street that leads nearest to another block;
+    else in the middle block, towards its neighbour."""
     middle = np.mean([place.origin[:2] for place in about.places], 0)
     near = sorted(about.places, key=lambda place: float(np.hypot(*(place.origin[:2] - middle))))
     for crossing in sorted(about.crossings, key=lambda each: float(np.hypot(*(each["place"][:2] - middle)))):
         x, y, z = crossing["place"]
         if near[0].holds(np.array([x, y, z])):
-            to = np.array(crossing["arms"][0][-1]) - (x, y)
+            others = np.array([place.origin[:2] for place in near[1:] or near])
+            ends = np.array([arm[-1] for arm in crossing["arms"]])
+            away = np.linalg.norm(ends[:, None] - others, axis=-1).min(1)
+            to = ends[int(away.argmin())] - (x, y)
             return (float(x), float(y), float(z) + EYE), float(np.arctan2(to[1], to[0]))
     to = np.subtract(near[min(1, len(near) - 1)].origin, near[0].origin)
     return near[0].origin, float(np.arctan2(to[1], to[0]))
