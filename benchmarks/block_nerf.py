@@ -48,6 +48,7 @@ def run(
     size: tuple[int, int] = (128, 96),
     steps: int | None = None,
     batches: tuple[int, ...] = (4_096, 1_024),
+    photos: int = 16,
     write: bool = False,
     seed: int = 0,
     json: bool = False,
@@ -64,6 +65,7 @@ def run(
         size: width and height of its pictures.
         steps: of our block, beside nerfacto; None: the preset's.
         batches: rays of a batch of nerfacto's, each for a row; the first is its own.
+        photos: that both are scored by, at most.
         write: whether to write results/block_nerf/field.json, frames.json and peer.json.
         seed: of draws.
         json: print one JSON object.
@@ -78,7 +80,7 @@ def run(
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "field": lambda: _field(looked_at, there, rounds, seed),
         "frames": lambda: _frames(there, loaded, size, rounds),
-        "peer": lambda: _peer(looked_at, steps, batches, threads, seed),
+        "peer": lambda: _peer(looked_at, steps, batches, photos, threads, seed),
     }
     found = {part: measures[part]() for part in parts}
     for part, rows in found.items():
@@ -154,8 +156,7 @@ def _works(
             block.seen(local, light, samples_of(block, local))
 
     def forward(_: int) -> None:
-        with torch.no_grad():
-            block.shaded(local, samples, told)
+        block.shaded(local, samples, told)  # with gradients wanted, so that no sample is passed over
 
     def back(_: int) -> None:
         optimiser.zero_grad()
@@ -211,7 +212,9 @@ def _grown(city: City, count: int, folder: Path) -> City:
     return grown
 
 
-def _peer(capture: Path, steps: int | None, batches: tuple[int, ...], threads: int, seed: int) -> list[dict[str, Any]]:
+def _peer(
+    capture: Path, steps: int | None, batches: tuple[int, ...], most: int, threads: int, seed: int
+) -> list[dict[str, Any]]:
     """The first block by us, and by nerfacto for as long; both by the right halves of photos that they didn't learn from, with what they
     have for the light fitted to the left halves."""
     python = peers.python_of("nerfacto")
@@ -222,6 +225,9 @@ def _peer(capture: Path, steps: int | None, batches: tuple[int, ...], threads: i
         began = time.perf_counter()
         city = means.trained("ours", mine, means.plan())
         seconds = time.perf_counter() - began
+        tested = np.flatnonzero(mine.tested)
+        tested = tested[np.unique(np.linspace(0, len(tested) - 1, most).round().astype(int))]
+        mine = mine.of(np.sort(np.concatenate([np.flatnonzero(~mine.tested), tested])))
         photos = Photos(mine.of(mine.tested), here / "pixels")
         loaded = city.block(city.places[0].name)
         found = [scored(loaded, photos, number, city.about.exposure) for number in range(len(photos.capture))]

@@ -137,17 +137,17 @@ def draw_blocks(rows: Sequence[Row], path: Path) -> Path:
     """
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot([row["blocks"] for row in rows], [row["psnr"] for row in rows], "o-", color=_OURS, label="ours")
-    printed = [row for row in rows if row["psnr_paper"] is not None]
-    axes.plot(
-        [row["blocks"] for row in printed],
-        [row["psnr_paper"] for row in printed],
-        "s--",
-        color=_PAPER,
-        label="the paper's",
-    )
+    for name, colour, whose in (("psnr", _OURS, "ours"), ("psnr_paper", _PAPER, "the paper's")):
+        for kept, line in (("of a block", "o-"), ("of all", "s--")):
+            mine = [row for row in rows if row[name] is not None and row["same_weights"] == kept]
+            axes.plot(
+                *zip(*((row["blocks"], row[name]) for row in mine), strict=True),
+                line,
+                color=colour,
+                label=f"{whose}: weights {kept}",
+            )
     axes.set_xscale("log", base=2)
-    counts = [row["blocks"] for row in rows]
+    counts = sorted({row["blocks"] for row in rows})
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set(xlabel="blocks of equal size", ylabel="PSNR, dB")
     _quiet(axes)

@@ -200,7 +200,7 @@ class Block(nn.Module):
     def shaded(
         self, rays: Rays, samples: Samples, told: Float[Tensor, "rays facts"]
     ) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples 3"]]:
-        """Densities and colours of samples.
+        """Densities and colours of samples; where no gradients are wanted, those from which no light comes may be left at 0.
 
         Args:
             rays: lines of sight.

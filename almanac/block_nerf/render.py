@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from almanac.block_nerf.cameras import Camera, Rays, rays_of
@@ -23,6 +23,7 @@ METHODS: tuple[Method, ...] = ("nearest", "idw", "idw-3d", "imagewise", "pixelwi
 camera moves); from each pixel's place; the mean visibility of a block's view; each pixel's visibility."""
 
 _CHUNK = 8_192  # rays at once
+_FINER = 2  # samples of a ray, for each that it had while the block learnt: there, more rays are worth more
 _EXPLORED = 0.1  # share of them where nothing is known to be
 _UNSEEN = 1e-3  # weight below which a sample is left out while a code is looked for
 _LOOKED = (8, 6)  # rays of a view, across and down, that tell whether a block sees anything of it
@@ -262,21 +263,14 @@ def samples_of(block: Block, rays: Rays) -> Samples:
         random = middle[:, None].expand(-1, 2 * pieces + 2)
         return two_passes(block.field, rays, pieces, random, block.dimensions.radius)[1]
     assert block.occupancy is not None
-    return block.occupancy.samples(rays, middle, block.dimensions.samples, _EXPLORED)
+    return block.occupancy.samples(rays, middle, _FINER * block.dimensions.samples, _EXPLORED)
 
 
 @torch.no_grad()
 def met(block: Block, rays: Rays) -> Shape:
     """What rays meet that anything is seen of, to be lit many times while a code is looked for."""
     samples = samples_of(block, rays)
-    return block.shape(rays, _those(samples, block.shape(rays, samples).weight > _UNSEEN))
-
-
-def _those(samples: Samples, kept: Bool[Tensor, " samples"]) -> Samples:
-    """Some of the samples."""
-    counts = torch.zeros(len(samples.offsets) - 1, dtype=torch.int64).index_add_(0, samples.ray, kept.long())
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Samples(samples.starts[kept], samples.ends[kept], samples.ray[kept], offsets)
+    return block.shape(rays, samples.of(block.shape(rays, samples).weight > _UNSEEN))
 
 
 def local(rays: Rays, place: Place) -> Rays:

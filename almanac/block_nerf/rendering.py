@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from almanac.nn.compiled import compiled
@@ -26,6 +26,12 @@ class Samples(NamedTuple):
     def middles(self) -> Float[Tensor, " samples"]:
         """Their middles."""
         return (self.starts + self.ends) / 2
+
+    def of(self, kept: Bool[Tensor, " samples"]) -> "Samples":
+        """Some of them."""
+        counts = torch.zeros_like(self.offsets[1:]).index_add_(0, self.ray, kept.long())
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Samples(self.starts[kept], self.ends[kept], self.ray[kept], offsets)
 
 
 def evenly(edges: Float[Tensor, "rays edges"]) -> Samples:
@@ -65,7 +71,8 @@ def summed(
 
 
 def median(weight: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor, " rays"]:
-    """How far along each ray half of what it sees is nearer, in the direction's lengths; 0 where it has no samples.
+    """How far along each ray half of what it sees is nearer, in the direction's lengths; 0 where it has no samples. Density is the same
+    all along a piece, so light falls off in it exponentially.
 
     Args:
         weight: of each sample.
@@ -77,7 +84,9 @@ def median(weight: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor,
     first, last = samples.offsets[:-1], samples.offsets[1:]
     half = (upto[first] + upto[last]) / 2
     at = torch.searchsorted(upto, half).sub(1).maximum(first).minimum((last - 1).clamp_min(0))
-    part = ((half - upto[at]) / (upto[at + 1] - upto[at]).clamp_min(1e-12)).clamp(0, 1).to(weight.dtype)
+    light = (1 - (upto[at] - upto[first])).clamp_min(1e-12)  # that comes to the piece
+    left = [1 - ((each - upto[at]) / light).clamp(1e-9, 1 - 1e-9) for each in (half, upto[at + 1])]
+    part = (left[0].log() / left[1].log()).clamp(0, 1).to(weight.dtype)
     return torch.where(last > first, samples.starts[at] + part * (samples.ends[at] - samples.starts[at]), 0.0)
 
 

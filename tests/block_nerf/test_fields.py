@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from almanac.block_nerf.captures.photos import Batch
 from almanac.block_nerf.fields.hash_grid import HashEncoding, HashField, drawn_in
 from almanac.block_nerf.fields.occupancy import CELLS, FAR, NEAR, Occupancy
 from almanac.block_nerf.model import Block, Dimensions, Light, Poses
-from almanac.block_nerf.rendering import Samples
+from almanac.block_nerf.rendering import Samples, weights
 from almanac.block_nerf.train import PRESETS, Told, scaled
 
 SMALL = Dimensions(radius=30.0, width=16, levels=4, log2_rows=10, finest=64, codes=2)
@@ -93,6 +94,35 @@ def test_the_fused_loop_is_the_field_and_its_colours_layer_by_layer(threads, joi
     for one, other in zip(*results, strict=True):
         assert one is not None and other is not None
         assert (one - other).norm() <= 5e-3 * other.norm() + 1e-6  # a unit at its corner may go either way
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_only_looked_at_is_passed_over_where_no_light_comes_from(threads):
+    torch.manual_seed(1)
+    block = Block(SMALL)
+    assert isinstance(block.field, HashField)
+    torch.nn.init.normal_(block.field.encoding.table, std=0.3)
+    with torch.no_grad():
+        block.field.out.bias[0] = 0.5  # dense enough that rays end
+    rays = rays_about(700)
+    samples = some_samples(block, rays)
+    told = torch.randn(700, 9 + 32 + 8)
+    density, colours = block.shaded(rays, samples, told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            found, shades = block.shaded(rays, samples, told)
+    finally:
+        torch.set_num_threads(before)
+    seen = found > 0
+    light = weights(density, samples, rays.directions.norm(dim=-1))[1]
+    assert 0.1 < seen.float().mean() < 0.9
+    assert seen[light > math.exp(-7.9)].all() and light[~seen].max() < math.exp(-7.9)
+    assert torch.allclose(found[seen], density[seen], rtol=1e-5) and torch.allclose(
+        shades[seen], colours[seen], atol=1e-6
+    )
+    assert not shades[~seen].any()
 
 
 def wall(grid: Occupancy, first: int, last: int) -> None:

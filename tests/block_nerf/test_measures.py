@@ -17,6 +17,7 @@ from almanac.block_nerf.captures.photos import Photos
 from almanac.block_nerf.city import Loaded
 from almanac.block_nerf.model import Block, Dimensions, Visibility
 from almanac.block_nerf.placement import Place
+from almanac.block_nerf.render import METHODS
 from almanac.block_nerf.train import PRESETS, scaled
 from almanac.block_nerf.truth import Truth
 from almanac.runtime.errors import UserError
@@ -108,19 +109,26 @@ def test_distances_are_wrong_only_where_something_stands(tmp_path):
     assert np.allclose(measures.depth_error(np.array([[11.0, 3.0], [19.0, 50.0]]), true, counts), [0.1, 0.05])
 
 
-def test_a_small_city_is_measured_whole_and_again_without_training(tmp_path):
+def test_a_small_city_is_measured_whole_and_again_without_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "BLOCKS", (1, 2))
     capture_city(Request(str(hamlet(tmp_path)), 1, 40, (32, 24), samples=2), tmp_path / "capture", processes=1)
     shutil.copytree(tmp_path / "capture", tmp_path / "changed")
     for path in (tmp_path / "changed" / "images").iterdir():
         ImageOps.invert(Image.open(path)).save(path)
-    wanted = evaluate.Asked(city=tmp_path / "capture", changed=tmp_path / "changed")
+    capture = tmp_path / "capture"
+    wanted = evaluate.Asked(city=capture, street=capture, changed=tmp_path / "changed")
     means = evaluate.Means(TINY, tmp_path / "cells", most=2)
     tables = evaluate.evaluate(wanted, means)
     assert set(tables) - {"masks"} == {  # no car may be in the few photos to test with
-        "ablations", "poses", "surfaces", "visibility", "exposure", "matching", "culling", "update"
+        "ablations", "poses", "surfaces", "visibility", "exposure", "matching", "culling", "update",
+        "blocks", "interpolation", "border",
     }  # fmt: skip
     assert [row["variant"] for row in tables["ablations"]] == list(evaluate.PRINTED_ABLATIONS)
     assert all(np.isfinite(row["psnr"]) and row["photos"] == 2 for row in tables["ablations"])
+    blocks = [(row["same_weights"], row["blocks"], row["million_weights"]) for row in tables["blocks"]]
+    assert [each[:2] for each in blocks] == [("of all", 1), ("of all", 2), ("of a block", 1), ("of a block", 2)]
+    assert blocks[0][2] == blocks[2][2] and blocks[1][2] < 0.75 * blocks[3][2]
+    assert [row["method"] for row in tables["interpolation"]] == list(METHODS)
     assert tables["update"][1]["changed_files"] == "block_00/model.safetensors", "with no neighbour nothing is matched"
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").rglob("block*/block_00/*.safetensors")}
     assert len(trained) >= len(evaluate.PRINTED_ABLATIONS)
@@ -128,7 +136,7 @@ def test_a_small_city_is_measured_whole_and_again_without_training(tmp_path):
     assert again["ablations"] == tables["ablations"]
     assert trained == {path: path.stat().st_mtime_ns for path in trained}
     drawn = evaluate.draw(tables, means, tmp_path / "figures")
-    assert {path.name for path in drawn} == {"ablations.png", "scheme.png"} and all(
+    assert {path.name for path in drawn} == {"ablations.png", "blocks.png", "border.png", "scheme.png"} and all(
         path.stat().st_size for path in drawn
     )
 

@@ -1,3 +1,5 @@
+import math
+
 import nerfacc
 import pytest
 import torch
@@ -83,7 +85,19 @@ def test_half_of_what_a_ray_sees_is_nearer_than_its_median():
     ends = torch.tensor([1.0, 3.0, 4.0, 4.0, 8.0])
     samples = Samples(starts, ends, torch.tensor([0, 0, 0, 2, 2]), offsets)
     found = median(torch.tensor([0.1, 0.4, 0.1, 0.0, 0.5]), samples)
-    assert torch.allclose(found, torch.tensor([2.0, 0.0, 6.0]))
+    wanted = [1 + 2 * math.log(7 / 9) / math.log(5 / 9), 0.0, 4 + 4 * math.log(0.75) / math.log(0.5)]
+    assert torch.allclose(found, torch.tensor(wanted))
     assert median(torch.zeros(5), samples).isfinite().all()
     none = Samples(*(torch.zeros(0),) * 2, torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
     assert torch.equal(median(torch.zeros(0), none), torch.zeros(2))
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 50])
+def test_the_median_of_fog_does_not_depend_on_how_it_is_cut(pieces):
+    edges = (
+        torch.linspace(2.0, 10.0, pieces + 1)[None] if pieces == 1 else (2 + 8 * torch.rand(1, pieces + 1)).sort()[0]
+    )
+    edges[0, 0], edges[0, -1] = 2.0, 10.0
+    samples = evenly(edges)
+    weight, _ = weights(torch.full((pieces,), 0.3), samples, torch.ones(1))
+    assert float(median(weight, samples)) == pytest.approx(2 - math.log((1 + math.exp(-0.3 * 8)) / 2) / 0.3, rel=1e-5)

@@ -21,11 +21,13 @@ from almanac.block_nerf.fields.hash_grid import (
     unit,
     write_levels,
 )
-from almanac.block_nerf.fields.threads import shared
+from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples
 from almanac.nn.compiled import compiled
 
 _TILE = 256  # samples at a time
+_NEXT = 4  # of one ray, in a tile of what is only looked at
+_DARK = 8.0  # optical depth, from behind which next to no light comes
 _FAINT = 1e-3  # of the mean slope, below which a sample's is taken for none: in the air and behind walls
 
 
@@ -48,17 +50,25 @@ def shaded(
         told: what is added to `here` for each ray.
     """
     layers = [each for layer in (field.hidden, field.out, here, out) for each in (layer.weight, layer.bias)]
-    return _Shaded.apply(  # type: ignore[return-value]
-        rays.origins,
-        rays.directions,
-        told,
-        field.encoding.table,
-        rays.radii,
-        *layers,
-        samples,
-        field.encoding.layout,
-        field.scale(told),
+    tensors = [rays.origins, rays.directions, told, field.encoding.table, rays.radii, *layers]
+    rest = samples, field.encoding.layout, field.scale(told)
+    if torch.is_grad_enabled():
+        return _Shaded.apply(*tensors, *rest)  # type: ignore[return-value]
+    return _looked(*tensors, *rest)
+
+
+def _looked(*given: Any) -> tuple[Tensor, Tensor]:
+    *tensors, samples, layout, scale = given
+    arrays = [each.detach().contiguous().numpy() for each in tensors]
+    where = [each.detach().contiguous().numpy() for each in (samples.starts, samples.ends, samples.offsets)]
+    weights, metres = _turned(arrays[5:]), scale.numpy()
+    density, colours = torch.zeros_like(samples.starts), torch.zeros(len(samples.starts), 3)
+    outs = density.numpy(), colours.numpy()
+    shared(
+        lambda some: _look(*arrays[:5], *weights, *where, layout, metres, some.start, some.stop, *outs),
+        slices(len(arrays[0]), _TILE),
     )
+    return density, colours
 
 
 class _Shaded(torch.autograd.Function):
@@ -130,12 +140,12 @@ def _bounds(offsets: Tensor) -> list[tuple[int, int]]:
 
 @compiled
 def _through(
-    origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first, count,
+    origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, count,
     points, x, share, h1, f, g, h2, c,
 ):  # fmt: skip
     """A tile: positions, tables, and four layers."""
     for i in range(count):
-        at, r = (starts[first + i] + ends[first + i]) * np.float32(0.5), ray[first + i]
+        at, r = (starts[i] + ends[i]) * np.float32(0.5), ray[i]
         points[i, 0], points[i, 1], points[i, 2] = unit(
             origins[r, 0] + directions[r, 0] * at,
             origins[r, 1] + directions[r, 1] * at,
@@ -161,7 +171,7 @@ def _through(
             g[i, j] = f[i, j + 1] + b2[j + 1]
     np.dot(g, w3, h2)
     for i in range(count):
-        r = ray[first + i]
+        r = ray[i]
         for j in range(h2.shape[1]):
             h2[i, j] = max(h2[i, j] + b3[j] + told[r, j], np.float32(0))
     np.dot(h2, w4, c)
@@ -180,13 +190,60 @@ def _forward(
     for first in range(low, high, _TILE):
         count = min(_TILE, high - first)
         _through(
-            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first,
-            count, points, x, share, h1, f, g, h2, c,
+            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts[first:], ends[first:],
+            ray[first:], layout, scale, count, points, x, share, h1, f, g, h2, c,
         )  # fmt: skip
         for i in range(count):
             density[first + i] = np.exp(f[i, 0])
             for j in range(3):
                 colours[first + i, j] = np.float32(1) / (np.float32(1) + np.exp(-(c[i, j] + b4[j])))
+
+
+@compiled
+def _look(
+    origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, offsets, layout, scale, low, high,
+    density, colours,
+):  # fmt: skip
+    """The same without what no light comes from. A tile has the next few samples of some rays; one that has ended, or has met enough,
+    makes room for the next ray."""
+    points, x = np.zeros((_TILE, 3), np.float32), np.zeros((_TILE, w1.shape[0]), np.float32)
+    share = np.zeros((_TILE, layout.shape[1]), np.float32)
+    h1, f = np.zeros((_TILE, w1.shape[1]), np.float32), np.zeros((_TILE, w2.shape[1]), np.float32)
+    g, h2 = np.zeros((_TILE, w3.shape[0]), np.float32), np.zeros((_TILE, w3.shape[1]), np.float32)
+    c = np.zeros((_TILE, 3), np.float32)
+    slots = _TILE // _NEXT
+    of, at, depth = np.full(slots, high), np.zeros(slots, np.int64), np.zeros(slots, np.float32)
+    which, slot = np.zeros(_TILE, np.int64), np.zeros(_TILE, np.int64)
+    near, far, ray = np.zeros(_TILE, np.float32), np.zeros(_TILE, np.float32), np.zeros(_TILE, np.int64)
+    coming = low
+    while True:
+        count = 0
+        for j in range(slots):
+            while of[j] == high or at[j] == offsets[of[j] + 1] or depth[j] > _DARK:
+                if coming == high:
+                    of[j] = high
+                    break
+                of[j], at[j], depth[j] = coming, offsets[coming], np.float32(0)
+                coming += 1
+            if of[j] < high:
+                end = min(at[j] + _NEXT, offsets[of[j] + 1])
+                for i in range(at[j], end):
+                    which[count], slot[count], ray[count], near[count], far[count] = i, j, of[j], starts[i], ends[i]
+                    count += 1
+                at[j] = end
+        if count == 0:
+            break
+        _through(
+            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, near, far, ray, layout, scale, count,
+            points, x, share, h1, f, g, h2, c,
+        )  # fmt: skip
+        for i in range(count):
+            r, found = ray[i], np.exp(f[i, 0])
+            density[which[i]] = found
+            length = np.sqrt(directions[r, 0] ** 2 + directions[r, 1] ** 2 + directions[r, 2] ** 2)
+            depth[slot[i]] += found * (far[i] - near[i]) * length
+            for j in range(3):
+                colours[which[i], j] = np.float32(1) / (np.float32(1) + np.exp(-(c[i, j] + b4[j])))
 
 
 @compiled
@@ -208,8 +265,8 @@ def _backward(
     for first in range(low, high, _TILE):
         count = min(_TILE, high - first)
         _through(
-            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts, ends, ray, layout, scale, first,
-            count, points, x, share, h1, f, g, h2, c,
+            origins, directions, told, table, radii, w1, b1, w2, b2, w3, b3, w4, b4, starts[first:], ends[first:],
+            ray[first:], layout, scale, count, points, x, share, h1, f, g, h2, c,
         )  # fmt: skip
         for i in range(count):
             for j in range(3):

@@ -179,13 +179,20 @@ def told_apart(size, cells):
 
 
 @compiled
-def unit(x, y, z, scale):
-    """The same for one point in metres, in loops."""
-    x, y, z = x / scale[0], y / scale[1], z / scale[2]
-    norm = max(np.sqrt(x * x + y * y + z * z), np.float32(1))
-    part = (np.float32(2) - np.float32(1) / norm) / norm
-    quarter = np.float32(0.25)
+def drawn(x, y, z):
+    """`drawn_in` for one point, in loops."""
+    part, quarter = np.float32(1), np.float32(0.25)
+    square = x * x + y * y + z * z
+    if square > np.float32(1):
+        norm = np.sqrt(square)
+        part = (np.float32(2) - np.float32(1) / norm) / norm
     return (x * part + 2) * quarter, (y * part + 2) * quarter, (z * part + 2) * quarter
+
+
+@compiled
+def unit(x, y, z, scale):
+    """The same for one in metres."""
+    return drawn(x / scale[0], y / scale[1], z / scale[2])
 
 
 class _Encoded(torch.autograd.Function):

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from almanac.block_nerf.cameras import Rays
-from almanac.block_nerf.fields.hash_grid import drawn_in, unit
+from almanac.block_nerf.fields.hash_grid import drawn, drawn_in
 from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples, evenly
 from almanac.nn.compiled import compiled
@@ -28,6 +28,8 @@ _LOOKS = 160  # of a ray, at most
 _HEARD = 0.1  # how much of what a cell remembers a sample in it is
 _BEGIN = 0.01  # density that all cells have at first, for a metre
 _DENSEST = 0.3  # density that is remembered, at most: a wall is somewhere in its cell, so looks do not end at the cell's near side
+_DARK = 1e-3  # of a ray's light, at which it is looked no further
+_SLIGHT = 0.01  # optical depth below which two terms of its exponential are enough
 _LEAST = 0.05  # of a ray's light, below which what is met is not worth more samples than what is empty
 
 
@@ -62,10 +64,11 @@ class Occupancy(nn.Module):
         given = [each.detach().contiguous().numpy() for each in (*rays[:2], lengths, jitter)]
         grid = [each.detach().numpy() for each in (self.density, self.scale)]
         edges = torch.empty(len(lengths), count + 1)
-        found = edges.numpy()
+        found, borders = edges.numpy(), np.array(_looks())
+        gaps = np.diff(np.log(borders)) / np.log(borders[-1] / borders[0])
 
         def place(some: slice) -> None:
-            _place(*(each[some] for each in given), *grid, np.array(CELLS), share, found[some])
+            _place(*(each[some] for each in given), *grid, np.array(CELLS), borders, gaps, share, found[some])
 
         shared(place, slices(len(found), 256))
         return evenly(edges)
@@ -97,7 +100,8 @@ class Occupancy(nn.Module):
         points = rays.origins[:, None] + unit_directions[:, None] * middles[:, None]
         depth = self.density[self._cells(points.flatten(0, 1))].view(len(lengths), -1) * steps
         before = depth.cumsum(-1) - depth
-        seen = torch.exp(-before) * -torch.expm1(-depth)
+        through = torch.exp(-before)
+        seen = through * -torch.expm1(-depth) * (through > _DARK)
         padded = torch.cat([seen[:, :1], seen, seen[:, -1:]], -1)
         largest = torch.maximum(padded[:, :-1], padded[:, 1:])
         seen = (largest[:, :-1] + largest[:, 1:]) / 2
@@ -134,9 +138,9 @@ def _looks() -> list[float]:
 
 
 @compiled
-def _cell(x, y, z, scale, shape):
-    """The number of the cell of a point, as `drawn_in` has it."""
-    x, y, z = unit(x, y, z, scale)
+def _cell(x, y, z, shape):
+    """The number of the cell of a point, in radii of the block, as `drawn_in` has it."""
+    x, y, z = drawn(x, y, z)
     i = min(max(np.int64(x * shape[0]), 0), shape[0] - 1)
     j = min(max(np.int64(y * shape[1]), 0), shape[1] - 1)
     k = min(max(np.int64(z * shape[2]), 0), shape[2] - 1)
@@ -144,52 +148,50 @@ def _cell(x, y, z, scale, shape):
 
 
 @compiled
-def _place(origins, directions, lengths, jitter, density, scale, shape, share, posts):
+def _place(origins, directions, lengths, jitter, density, scale, shape, edges, gaps, share, posts):
     """Where pieces of each ray begin and end: equal parts of what is seen by the grid, widened to both sides as in mip-NeRF (section 3.1),
-    and of a part that knows of nothing."""
-    edges, seen = np.empty(_LOOKS + 1), np.empty(_LOOKS)
+    and of a part that knows of nothing, `gaps` for each look."""
+    looks, seen = len(gaps), np.empty(len(gaps))
     count = posts.shape[1] - 1
     for ray in range(len(origins)):
-        length = lengths[ray]
-        at, used, through = NEAR, 0, 1.0
-        edges[0] = at
-        while at < FAR and used < _LOOKS:
-            step = max(_STEP, _WIDENING * at)
-            middle = (at + 0.5 * step) / length
-            x = origins[ray, 0] + directions[ray, 0] * middle
-            y = origins[ray, 1] + directions[ray, 1] * middle
-            z = origins[ray, 2] + directions[ray, 2] * middle
-            passed = np.exp(-density[_cell(x, y, z, scale, shape)] * step)
-            seen[used] = through * (1.0 - passed)
-            through *= passed
-            at += step
+        x, y, z = origins[ray, 0] / scale[0], origins[ray, 1] / scale[1], origins[ray, 2] / scale[2]
+        dx, dy, dz = directions[ray, 0] / scale[0], directions[ray, 1] / scale[1], directions[ray, 2] / scale[2]
+        dx, dy, dz = dx / lengths[ray], dy / lengths[ray], dz / lengths[ray]
+        through, used = 1.0, 0
+        seen[:] = 0.0
+        while used < looks and through > _DARK:
+            step = edges[used + 1] - edges[used]
+            middle = np.float32((edges[used] + edges[used + 1]) * 0.5)
+            depth = density[_cell(x + dx * middle, y + dy * middle, z + dz * middle, shape)] * step
+            stopped = depth - 0.5 * depth * depth if depth < _SLIGHT else 1.0 - np.exp(-depth)
+            seen[used] = through * stopped
+            through -= seen[used]
             used += 1
-            edges[used] = at
         total, before = 0.0, seen[0]
-        for i in range(used):
+        for i in range(looks):
             here = seen[i]
-            after = seen[i + 1] if i + 1 < used else here
+            after = seen[i + 1] if i + 1 < looks else here
             seen[i] = 0.5 * (max(before, here) + max(here, after))
             before = here
             total += seen[i]
-        known, span = (1.0 - share) / max(total, _LEAST), np.log(edges[used] / edges[0])
+        known = (1.0 - share) / max(total, _LEAST)
         unknown = 1.0 - known * total
-        gone, bin_ = 0.0, 0
-        mass = known * seen[0] + unknown * np.log(edges[1] / edges[0]) / span
-        posts[ray, 0] = edges[0] / length
-        posts[ray, count] = edges[used] / length
+        gone, at = 0.0, 0
+        mass = known * seen[0] + unknown * gaps[0]
+        posts[ray, 0] = edges[0] / lengths[ray]
+        posts[ray, count] = edges[looks] / lengths[ray]
         for k in range(1, count):
             wanted = (k + jitter[ray] - 0.5) / count
-            while gone + mass < wanted and bin_ < used - 1:
+            while gone + mass < wanted and at < looks - 1:
                 gone += mass
-                bin_ += 1
-                mass = known * seen[bin_] + unknown * np.log(edges[bin_ + 1] / edges[bin_]) / span
+                at += 1
+                mass = known * seen[at] + unknown * gaps[at]
             part = min(max((wanted - gone) / max(mass, 1e-12), 0.0), 1.0)
-            posts[ray, k] = (edges[bin_] + part * (edges[bin_ + 1] - edges[bin_])) / length
+            posts[ray, k] = (edges[at] + part * (edges[at + 1] - edges[at])) / lengths[ray]
 
 
 @compiled
 def _keep(points, found, scale, density, shape):
     for i in range(len(points)):
-        cell = _cell(points[i, 0], points[i, 1], points[i, 2], scale, shape)
+        cell = _cell(points[i, 0] / scale[0], points[i, 1] / scale[1], points[i, 2] / scale[2], shape)
         density[cell] += _HEARD * (min(found[i], _DENSEST) - density[cell])
