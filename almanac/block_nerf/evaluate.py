@@ -193,25 +193,19 @@ def variants(means: Means) -> dict[str, Plan]:
 
 
 def _ablations(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]:
-    mine, place = first_block(capture, means)
+    mine, _ = first_block(capture, means)
     photos = _tested(mine, means)
-    rows, loaded, found = [], None, list[Scored]()
+    rows, loaded = [], None
     means.train({_named("block", name): (mine, plan) for name, plan in variants(means).items()})
     for name, plan in variants(means).items():
         city = means.trained(_named("block", name), mine, plan)
         loaded = city.block(city.places[0].name)
-        found = _scores(loaded, photos, city.about.exposure, name)
         psnr, ssim = PRINTED_ABLATIONS[name]
+        found = _scores(loaded, photos, city.about.exposure, name)
         rows.append({"variant": name, **_means(found), "psnr_paper": psnr, "ssim_paper": ssim})
     assert loaded is not None
     learnt = mine.of(~mine.tested)
     poses = measures.recovered(loaded, learnt, truth.poses(learnt))
-    errors = np.concatenate(
-        [
-            measures.depth_error(each.distance, truth.distance(photos.capture, number), photos.counts(number))
-            for number, each in enumerate(found)
-        ]
-    )
     return {
         "ablations": rows,
         "poses": [
@@ -224,14 +218,6 @@ def _ablations(capture: Capture, truth: Truth, means: Means) -> dict[str, list[R
                 "degrees_before": round(poses.degrees_before, 4),
                 "degrees_after": round(poses.degrees_after, 4),
                 "degrees_recovered": round(poses.degrees, 4),
-            }
-        ],
-        "surfaces": [
-            {
-                "block": place.name,
-                "pixels": len(errors),
-                "median_error": round(float(np.median(errors)), 5),
-                "within_10_percent": round(float((errors < 0.1).mean()), 4),
             }
         ],
     }
@@ -264,6 +250,7 @@ def _city(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]:
     photos = _tested(capture, means, means.most * 2)
     return {
         "visibility": _visibility(city, photos, truth, means),
+        "surfaces": _surfaces(city, photos, truth),
         "exposure": _exposure(city, photos),
         "matching": _matching(city, means.seed),
         "culling": _culling(city, photos),
@@ -278,6 +265,29 @@ def _visibility(city: City, photos: Photos, truth: Truth, means: Means) -> list[
         distances = [truth.distance(some.capture, number) for number in range(len(inside))]
         area = measures.visibility_auroc(city.block(place.name), some, distances, means.seed)
         rows.append({"block": place.name, "photos": len(inside), "auroc": round(area, 4)})
+    return rows
+
+
+def _surfaces(city: City, photos: Photos, truth: Truth) -> list[Row]:
+    """How far off surfaces are as all blocks show them, and as each does alone in all of its circle."""
+    errors: dict[str, list[np.ndarray]] = {}
+    with console.progress("looking for surfaces", len(photos.capture), "photos") as advance:
+        for number in range(len(photos.capture)):
+            found = {"all": scored_city(city, photos, number, fitted=False)}
+            for place in city.places:
+                if place.holds(photos.capture.poses[number, :3, 3]):
+                    loaded = city.block(place.name)
+                    found[place.name] = scored(loaded, photos, number, city.about.exposure, fitted=False)
+            true, counts = truth.distance(photos.capture, number), photos.counts(number)
+            for name, each in found.items():
+                errors.setdefault(name, []).append(measures.depth_error(each.distance, true, counts))
+            advance(1)
+    rows = []
+    for name in sorted(errors):
+        each = np.concatenate(errors[name])
+        row = {"blocks": name, "photos": len(errors[name]), "pixels": len(each)}
+        row |= {"median_error": round(float(np.median(each)), 5)}
+        rows.append({**row, "within_10_percent": round(float((each < 0.1).mean()), 4)})
     return rows
 
 
