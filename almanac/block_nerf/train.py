@@ -48,6 +48,9 @@ class Preset:
     distortion: tuple[float, float] = (0.005, 0.2)
     """Weight, at first and at last, of how far what a ray sees is spread along it, by the logarithm of the distance (mip-NeRF 360, section
     4): there are surfaces to be found before they can be made thin."""
+    decay: float = 0.1
+    """Weight of the mean square of what each level's table keeps: where photos say nothing, as of a bare road, coarse levels speak, which
+    make it even (Barron et al. 2023, "Zip-NeRF", normalized weight decay)."""
     pose_penalty: tuple[float, float, float] = (1e5, 1e-2, 0.1)
     """Weight of the poses' offsets at first, at last, and after which part of the steps it is there (section 4.2.2: 1e5, 1e-1, and 5,000
     steps of 300,000)."""
@@ -218,6 +221,8 @@ def block_loss(preset: Preset, told: Told) -> Callable[[nn.Module, Batch, torch.
         if first is not None:
             total = total + _COARSE * F.mse_loss(model.seen(rays, light, first)[0].colours, batch.colours)
         total = total + _spread(preset, step) * _distortion(rays, samples, weight)
+        if isinstance(model.field, HashField):
+            total = total + preset.decay * model.field.encoding.mean_squares()
         if model.occupancy is not None:
             model.occupancy.remember(rays, samples, density.detach())
         total = total + _visibility_loss(model, rays, samples, weight.detach(), generator)

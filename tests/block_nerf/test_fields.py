@@ -61,6 +61,20 @@ def test_all_of_space_is_drawn_into_the_unit_cube_and_the_middle_is_not_bent():
     assert torch.allclose(drawn_in(near), (near + 2) / 4)
 
 
+def test_each_level_that_counts_is_as_heavy_however_many_rows_it_has():
+    encoding = HashEncoding(4, 10, 4, 64)
+    rows = np.diff(encoding.starts)
+    assert rows[0] < rows[-1]
+    with torch.no_grad():
+        encoding.table.fill_(3.0)
+    encoding.joined = 2
+    total = encoding.mean_squares()
+    total.backward()
+    assert total.item() == pytest.approx(2 * 9.0)
+    slopes = encoding.table.grad.split(rows.tolist())  # type: ignore[union-attr]
+    assert [float(each.sum()) for each in slopes] == pytest.approx([6.0, 6.0, 0.0, 0.0])
+
+
 @pytest.mark.parametrize(("threads", "joined"), [(1, 4), (2, 4), (1, 2)])
 def test_the_fused_loop_is_the_field_and_its_colours_layer_by_layer(threads, joined):
     torch.manual_seed(0)

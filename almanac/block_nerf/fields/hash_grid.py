@@ -67,6 +67,11 @@ class HashEncoding(nn.Module):
         found = torch.cat([self._level(points, level) for level in range(self.joined)], -1)
         return torch.nn.functional.pad(found, (0, self.width - found.shape[-1]))
 
+    def mean_squares(self) -> Float[Tensor, ""]:
+        """Of each level that counts the mean square of what its table keeps, added up."""
+        levels = self.table.split(np.diff(self.starts).tolist())[: self.joined]
+        return torch.stack([level.square().mean() for level in levels]).sum()
+
     def _level(self, points: Float[Tensor, "points 3"], level: int) -> Float[Tensor, "points features"]:
         cells = self.cells[level]
         place = points.clamp(0, 1) * cells

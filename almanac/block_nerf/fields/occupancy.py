@@ -18,8 +18,8 @@ from almanac.nn.compiled import compiled
 
 CELLS = (256, 256, 128)
 """Of the grid, along x, y and z."""
-NEAR = 1.5
-"""Metres before the first sample."""
+NEAR = 0.5
+"""Metres before the first sample: parked cars are nearer than 1.5 m."""
 FAR = 600.0
 """Metres after which there is only sky."""
 
