@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from almanac.block_nerf.cameras import Camera
@@ -20,11 +21,11 @@ from almanac.runtime import checkpoint
 from almanac.runtime.errors import UserError
 
 FILE = "city.json"
-FORMAT = 1
+FORMAT = 2
 _MODEL, _CODES = "model.safetensors", "codes.safetensors"
 _DENSITY = "occupancy.density"  # of the grid that says where to look
 _BITS = 60.0  # steps of its numbers for a factor of e
-_CELLS = "occupancy.cells"  # of those that aren't empty
+_FILLED = "occupancy.filled"  # a bit for each cell: whether it isn't empty
 _THINNEST = 0.02  # density, for a metre, below which a cell is empty
 _LOADED = 8  # blocks in memory
 
@@ -154,7 +155,7 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
     try:
         block = Block(Dimensions(**facts["dimensions"]))
         if block.occupancy is not None:
-            tensors[_DENSITY] = _unpacked(tensors.pop(_CELLS), tensors[_DENSITY], len(block.occupancy.density))
+            tensors[_DENSITY] = _unpacked(tensors.pop(_FILLED), tensors[_DENSITY], len(block.occupancy.density))
         dtypes = {name: each.dtype for name, each in block.state_dict().items()}
         block.load_state_dict({name: each.to(dtypes[name]) for name, each in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
@@ -170,17 +171,16 @@ def load_block(folder: Path, place: Place, sessions: int) -> Loaded:
 
 
 def _packed(density: Float[Tensor, " cells"]) -> dict[str, Tensor]:
-    """The cells with something in them, and how dense each is, within 1 %."""
-    cells = torch.nonzero(density > _THINNEST)[:, 0]
-    steps = (_BITS * (density[cells].log() - math.log(_THINNEST))).round().clamp(0, 255)
-    return {_CELLS: cells.to(torch.int32), _DENSITY: steps.to(torch.uint8)}
+    """Which cells have something in them, and how dense each of those is, within 1 %."""
+    filled = density > _THINNEST
+    steps = (_BITS * (density[filled].log() - math.log(_THINNEST))).round().clamp(0, 255)
+    return {_FILLED: torch.from_numpy(np.packbits(filled.numpy())), _DENSITY: steps.to(torch.uint8)}
 
 
-def _unpacked(cells: Int32[Tensor, " some"], steps: UInt8[Tensor, " some"], count: int) -> Float[Tensor, " cells"]:
-    """All cells; those that aren't named are empty."""
-    found = torch.zeros(count)
-    found[cells.long()] = torch.exp(steps.float() / _BITS + math.log(_THINNEST))
-    return found
+def _unpacked(bits: UInt8[Tensor, " bytes"], steps: UInt8[Tensor, " some"], count: int) -> Float[Tensor, " cells"]:
+    """All cells; those that aren't filled are empty."""
+    filled = torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).bool()
+    return torch.zeros(count).masked_scatter(filled, torch.exp(steps.float() / _BITS + math.log(_THINNEST)))
 
 
 def _read(path: Path) -> About:
