@@ -120,23 +120,23 @@ def _field(capture: Path, city: City, rounds: int, seed: int) -> list[dict[str, 
             seconds: dict[str, list[float]] = {work: [] for work in works}
             with console.progress(name, rounds, "rounds") as advance:
                 for number in range(rounds + 3):
-                    for work, do in works.items():
+                    for work, (do, _) in works.items():
                         began = time.perf_counter()
                         do(number)
                         seconds[work].append(time.perf_counter() - began)
                     advance(number >= 3)
             for work, taken in seconds.items():
                 each = statistics.median(taken[3:])
-                samples = preset.rays * preset.block.samples
                 row = {"block": name, "work": work, "rays_per_s": round(preset.rays / each)}
-                rows.append({**row, "million_samples_per_s": round(samples / each / 1e6, 3)})
+                samples = works[work][1]
+                rows.append({**row, "million_samples_per_s": samples and round(samples / each / 1e6, 3)})
     return rows
 
 
 def _works(
     block: Block, loss: Callable, batches: Batches, origin: tuple[float, float, float], seed: int
-) -> dict[str, Callable[[int], None]]:
-    """What is timed, by number of the round."""
+) -> dict[str, tuple[Callable[[int], None], int | None]]:
+    """What is timed, by number of the round, and the samples in it; None where some are passed over."""
     optimiser = torch.optim.AdamW(block.parameters(), 1e-9, fused=True)
     random = torch.Generator().manual_seed(seed)
     rays = batches(0).rays
@@ -164,10 +164,10 @@ def _works(
         (density.mean() + colours.mean()).backward()
 
     return {
-        "field alone, forward": forward,
-        "field alone, forward and back": back,
-        "a picture": look,
-        "a step of learning": learn,
+        "field alone, forward": (forward, len(samples.ray)),
+        "field alone, forward and back": (back, len(samples.ray)),
+        "a picture": (look, None),
+        "a step of learning": (learn, count * block.dimensions.samples),
     }
 
 
