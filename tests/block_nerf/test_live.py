@@ -39,7 +39,9 @@ AHEAD = Look(1, (0.5, 0.2, 1.6), 1.2, -0.1, light=0.3, stops=0.5)
 def flown(folder: Path, steps: int = 1_000) -> Path:
     """A yard in two blocks, learnt in two sessions of light by little training."""
     recipe = scaled(PRESETS["cpu"], steps)
-    recipe = replace(recipe, rays=1_536, decay=0.003, block=replace(recipe.block, width=16, levels=4, log2_rows=12, finest=64))
+    recipe = replace(
+        recipe, rays=1_536, decay=0.003, block=replace(recipe.block, width=16, levels=4, log2_rows=12, finest=64)
+    )
     capture = opened(yard(folder / "yard", photos=32, sessions=2), folder)
     build.build(capture, folder / "a_yard", build.Plan(recipe, blocks=2, matched=False))
     return folder / "a_yard"
