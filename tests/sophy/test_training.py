@@ -216,6 +216,7 @@ def test_an_actor_drives_every_scenario_and_its_transitions_are_the_agents_alone
 def test_who_is_lost_in_a_race_teaches_nothing_until_it_was_brought_back(course: Track):
     plan = training.plan(course, "grid", each=8)
     plan = replace(plan, rules=replace(plan.rules, seconds=40.0, lost=1.0))
+    torch.manual_seed(0)
     actor = Actor(plan, 0)
     field, policy = actor.fields["grid"], Published(0, actor.policy.state_dict())
     made, away = 0, []

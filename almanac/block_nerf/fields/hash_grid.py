@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from almanac.block_nerf.cameras import Rays
 from almanac.block_nerf.fields.threads import shared, slices
 from almanac.block_nerf.rendering import Samples
-from almanac.nn.compiled import compiled
+from almanac.nn.compiled import compiled, compiled_exactly
 
 FEATURES = 2
 """Numbers a corner keeps."""
@@ -294,7 +294,7 @@ def write_levels(points, layout, given, sums, levels):
                 sums[row, 1] += share * b
 
 
-@compiled
+@compiled_exactly  # else a process that has just compiled it rounds otherwise than one that reads it from the disk
 def slopes(points, table, layout, given, count, found):
     """Of what is given for each number that points became, the slope along x, y and z."""
     for i in range(count):
