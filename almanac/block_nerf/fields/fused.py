@@ -58,6 +58,7 @@ def shaded(
 
 
 def _looked(*given: Any) -> tuple[Tensor, Tensor]:
+    """The same where no gradients are wanted: 0 of samples that no light comes from."""
     *tensors, samples, layout, scale = given
     arrays = [each.detach().contiguous().numpy() for each in tensors]
     where = [each.detach().contiguous().numpy() for each in (samples.starts, samples.ends, samples.offsets)]
