@@ -24,7 +24,7 @@ def capture_city(
     crossings: int | None = None,
     start: tuple[float, float] | None = None,
     towards: tuple[float, float] | None = None,
-    samples: int = 48,
+    samples: int = 16,
     without_house: tuple[float, float] | None = None,
     out: Path = OUT / "capture",
     processes: int | None = None,

@@ -18,7 +18,7 @@ from almanac.block_nerf.city import Loaded
 from almanac.block_nerf.model import Block, Dimensions, Visibility
 from almanac.block_nerf.placement import Place
 from almanac.block_nerf.render import METHODS
-from almanac.block_nerf.train import PRESETS, scaled
+from almanac.block_nerf.train import PRESETS, Preset, scaled
 from almanac.block_nerf.truth import Truth
 from almanac.runtime.errors import UserError
 from tests.block_nerf.made import hamlet, yard
@@ -139,6 +139,16 @@ def test_a_small_city_is_measured_whole_and_again_without_training(tmp_path, mon
     assert {path.name for path in drawn} == {"ablations.png", "blocks.png", "border.png", "scheme.png"} and all(
         path.stat().st_size for path in drawn
     )
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_many_small_blocks_have_about_as_many_weights_as_one(preset, count):
+    def weights(of: Preset) -> int:
+        return sum(each.numel() for each in Block(of.block).field.parameters())
+
+    whole = PRESETS[preset]
+    assert count * weights(evaluate._share(whole, count)) == pytest.approx(weights(whole), rel=0.2)
 
 
 def test_photos_without_truth_are_said(tmp_path):

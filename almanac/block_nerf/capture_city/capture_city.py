@@ -57,7 +57,7 @@ class Request:
     """In metres from the area's centre, near which the first crossing is; None: its middle."""
     towards: tuple[float, float] | None = None
     """The end of a street that begins at `start`: all crossings along it."""
-    samples: int = 48
+    samples: int = 16
     """Paths a pixel."""
     removed: tuple[float, float] | None = None
     """Near which a house is gone: the city after a change."""
