@@ -70,7 +70,7 @@ def hamlet(folder: Path, houses: int = 12, rise: float = 0.0) -> Path:
     random = np.random.default_rng(0)
     boxes = []
     for number in range(houses):
-        east, north = (number % 4 - 1.5) * 30 + 8, (number // 4 - 1) * 36 + 18
+        east, north = (number % 4 - 1.5) * 30, (number // 4 - 1) * 36 + 18
         height = float(random.uniform(6, 12))
         boxes.append(
             {

@@ -219,6 +219,18 @@ def test_what_cannot_be_captured_is_said(tmp_path, changes, reason):
         capture_city(request(tmp_path, **changes), tmp_path / "out", processes=1)
 
 
+def test_a_house_on_the_street_is_said_and_can_be_left_out(tmp_path):
+    path = hamlet(tmp_path)
+    said = json.loads(path.read_text())
+    said["osm_boxes"].append({**said["osm_boxes"][0], "e": 0.0, "n": 12.3})
+    path.write_text(json.dumps(said))
+    blocked = Request(str(path), 1, 24, (32, 24), samples=2)
+    with pytest.raises(UserError, match=r"inside a house, such as the one 0.0 m east and 12.3 m north"):
+        capture_city(blocked, tmp_path / "out", processes=1)
+    assert not (tmp_path / "out").exists()
+    assert capturing.World(replace(blocked, removed=(0.0, 12.3))).drive.shots
+
+
 def test_a_file_that_is_no_area_is_said(tmp_path):
     (tmp_path / "bad.json").write_text('{"name": "x", "osm_boxes": [], "roads": []}')
     with pytest.raises(UserError, match="is no area"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
@@ -88,11 +89,11 @@ def capture_city(request: Request, out: Path, processes: int | None = None, resu
         `frames`, `tested`, `crossings`, `segments`, and the folder.
 
     Raises:
-        UserError: there is no such area, or `out` holds a capture and `resume` is off, or one of another request.
+        UserError: there is no such area, a house stands in the way, or `out` holds a capture and `resume` is off, or one of another request.
         Interrupted: SIGTERM or Ctrl-C; the photos that were taken are there.
     """
-    _claim(out, request, resume)
     world = World(request)
+    _claim(out, request, resume)
     missing = [shots for shots in world.positions if not all(_there(out, shot) for shot in shots)]
     total = len(world.drive.shots)
     done = total - sum(map(len, missing))
@@ -120,6 +121,7 @@ class World:
         crossings = drives.chosen(area, count, request.start, request.towards)
         self.drive: Drive = drives.planned(area, crossings, request.sessions, request.frames, request.seed)
         self.area: Area = _without(area, request.removed) if request.removed else area
+        _check_free(self.drive, self.area)
         self._studios: dict[int, Studio] = {}
         self._exposures: dict[int, float] = {}
 
@@ -313,6 +315,18 @@ def _claim(out: Path, request: Request, resume: bool) -> None:
             wrong = next(name for name in said if before.get(name) != said[name])
             raise UserError(f"{out} was begun with {wrong} = {before.get(wrong)}", "resume with what it was begun with")
     _write_json(path, said)
+
+
+def _check_free(drive: Drive, area: Area) -> None:
+    houses = [house for house in area.houses if house.height > 0]
+    plans = shapely.STRtree([shapely.Polygon(house.corners()) for house in houses])
+    shots, inside = plans.query([shapely.Point(shot.pose[:2, 3]) for shot in drive.shots], predicate="within")
+    if len(shots):
+        east, north = (round(each, 1) for each in houses[inside[0]].centre)
+        raise UserError(
+            f"{len(set(shots))} photos would be taken inside a house, such as the one {east} m east and {north} m north",
+            f"leave it out with --without-house {east} {north}, or drive elsewhere with --start",
+        )
 
 
 def _without(area: Area, place: tuple[float, float]) -> Area:
