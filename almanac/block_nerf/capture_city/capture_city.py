@@ -89,7 +89,7 @@ def capture_city(request: Request, out: Path, processes: int | None = None, resu
         `frames`, `tested`, `crossings`, `segments`, and the folder.
 
     Raises:
-        UserError: there is no such area, a house stands in the way, or `out` holds a capture and `resume` is off, or one of another request.
+        UserError: there is no such area, a house is in the way, or `out` holds a capture and `resume` is off, or one of another request.
         Interrupted: SIGTERM or Ctrl-C; the photos that were taken are there.
     """
     world = World(request)
