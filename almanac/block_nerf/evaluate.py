@@ -224,24 +224,33 @@ def _ablations(capture: Capture, truth: Truth, means: Means) -> dict[str, list[R
 
 
 def _masks(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]:
+    """What stands behind cars that drive by, in photos that were learnt from, of which an unmasked block learns the cars themselves, and in
+    others."""
     mine, _ = first_block(capture, means)
-    passed = _with_cars(mine, means)
-    if not passed.tested.any():
+    passed = _with_cars(mine, truth, means)
+    if not len(passed):
         return {}
-    photos = _tested(passed, means)
+    plans = {
+        "masked": (_named("block", FULL), means.plan()),
+        "unmasked": (_named("block", "unmasked"), Plan(replace(means.preset, masked=False), seed=means.seed)),
+    }
+    means.train({cell: (mine, plan) for cell, plan in plans.values()})
     rows = []
-    for name, masked in (("masked", True), ("unmasked", False)):
-        plan = Plan(replace(means.preset, masked=masked), seed=means.seed)
-        city = means.trained(_named("block", FULL if masked else name), mine, plan)
+    for name, (cell, plan) in plans.items():
+        city = means.trained(cell, mine, plan)
         loaded = city.block(city.places[0].name)
-        behind = []
-        for number in range(len(photos.capture)):
-            exam = Exam.of(photos, number, city.about.exposure)
-            picture = exam.seen(loaded, exam.code(loaded)).colours.clamp(0, 1).numpy().reshape(exam.photo.shape)
-            static, hidden = truth.static(photos.capture, number), ~photos.counts(number)
-            behind.append(((picture - static)[hidden] ** 2).ravel())
-        errors = np.concatenate(behind)
-        rows.append({"training": name, "pixels": len(errors) // 3, "psnr_behind_cars": _decibels(float(errors.mean()))})
+        for of, held in (("learnt from", False), ("held out", True)):
+            photos = Photos(passed.of(passed.tested == held), means.cells / "pixels")
+            behind = []
+            for number in range(len(photos.capture)):
+                exam = Exam.of(photos, number, city.about.exposure)
+                picture = exam.seen(loaded, exam.code(loaded)).colours.clamp(0, 1).numpy().reshape(exam.photo.shape)
+                static, hidden = truth.static(photos.capture, number), ~photos.counts(number)
+                behind.append(((picture - static)[hidden] ** 2).ravel())
+            if behind:
+                errors = np.concatenate(behind)
+                row = {"training": name, "photos_are": of, "photos": len(behind), "pixels": len(errors) // 3}
+                rows.append({**row, "psnr_behind_cars": _decibels(float(errors.mean()))})
     return {"masks": rows}
 
 
@@ -457,11 +466,11 @@ def _tested(capture: Capture, means: Means, most: int | None = None) -> Photos:
     return Photos(some.of(np.linspace(0, len(some) - 1, count).round().astype(int)), means.cells / "pixels")
 
 
-def _with_cars(capture: Capture, means: Means) -> Capture:
-    """Photos to score by in which cars drive."""
-    some = capture.of(capture.tested)
-    photos = Photos(some, means.cells / "pixels")
-    return some.of(np.array([not photos.counts(number).all() for number in range(len(some))], bool))
+def _with_cars(capture: Capture, truth: Truth, means: Means) -> Capture:
+    """Photos in which cars drive, of which it is known what is behind these."""
+    photos = Photos(capture, means.cells / "pixels")
+    known = (truth.has_static(capture, number) and not photos.counts(number).all() for number in range(len(capture)))
+    return capture.of(np.fromiter(known, bool, len(capture)))
 
 
 def _means(found: Sequence[Scored]) -> Row:

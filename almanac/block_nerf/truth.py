@@ -38,7 +38,13 @@ class Truth:
         with np.load(self._folder / "distance" / f"{Path(capture.images[number]).stem}.npz") as found:
             return found["distance"].astype(np.float32)
 
+    def has_static(self, capture: Capture, number: int) -> bool:
+        """Whether a photo was taken without cars that drive, too."""
+        return self._static(capture, number).is_file()
+
     def static(self, capture: Capture, number: int) -> Float[np.ndarray, "height width 3"]:
         """A photo without cars that drive, from 0 to 1."""
-        path = self._folder / "static" / Path(capture.images[number]).with_suffix(".jpg").name
-        return np.asarray(pictures.read_picture(path).convert("RGB"), np.float32) / 255
+        return np.asarray(pictures.read_picture(self._static(capture, number)).convert("RGB"), np.float32) / 255
+
+    def _static(self, capture: Capture, number: int) -> Path:
+        return self._folder / "static" / Path(capture.images[number]).with_suffix(".jpg").name

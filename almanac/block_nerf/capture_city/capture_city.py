@@ -38,7 +38,7 @@ CROSSING_FRAMES = 120
 _MIDDLE = 0.16  # of full scale, that a session's exposure brings the middle of its light to
 _PROBES = 4  # photos by which a session's light is measured
 _TEST_SAMPLES = 4  # times as many paths for a photo that is tested with
-_STATIC_EVERY = 4  # of the positions with cars that drive, one in so many is taken without them, too
+_STATIC_EVERY = 12  # of the positions with cars that drive, one in so many is taken without them, too
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ EXPOSURES = (0.5, 2.0)
 """How a camera's exposure is off, at most; it is drawn for each photo."""
 
 _TESTED = 8  # one photo position in so many is kept to test with
-_MOST_CARS = 5
+_GAP, _MORE_GAP = 6.5, 9.0
+"""Metres from a car that drives to the next, middle to middle, at least, and how much more in the mean."""
+_EMPTY = 0.3  # of the times a lane has no cars
 _APART = 5.0  # m between photos of a session, at most
 _BESIDE = 60.0  # m from a crossing or a street that still belongs to it: carriageways run side by side
 _LEAST = 0.15  # of a street that is driven at least
@@ -124,7 +126,7 @@ def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: 
         frames: photos in all, of all four cameras; a few less where they don't come out even.
         seed: of where exactly, of exposures, of other cars, of what is wrong with poses.
     """
-    random = np.random.default_rng([seed, 10])
+    random, traffic = (np.random.default_rng([seed, stream]) for stream in (10, 11))
     positions = max(frames // (len(CAMERAS) * sessions), 2)
     arms = _driven(crossings, positions * _APART)
     spacing = sum(arm.length for arm in arms) / positions
@@ -139,7 +141,7 @@ def planned(area: Area, crossings: tuple[Crossing, ...], sessions: int, frames: 
             carried = (places[-1] + spacing if len(places) else carried) - arm.length
             for at in places:
                 rig = _rig(area, arm, float(at), out)
-                cars = _traffic(arm, float(at), random)
+                cars = _traffic(arm, float(at), out, traffic)
                 test = number % _TESTED == _TESTED // 2
                 for camera, angle in CAMERAS.items():
                     exposure = float(np.exp(random.uniform(*np.log(EXPOSURES))))
@@ -203,17 +205,22 @@ def _turned(degrees: float) -> Float[np.ndarray, "4 4"]:
 
 
 def _traffic(
-    arm: shapely.LineString, at: float, random: np.random.Generator
+    arm: shapely.LineString, at: float, out: bool, random: np.random.Generator
 ) -> tuple[tuple[float, float, float, float, int], ...]:
-    """Cars that happen to drive on the same street."""
+    """Cars that drive on the same street, one behind the other: before and behind the car that takes the photos, and past it in the other
+    lane. At times a lane is empty."""
     found = []
-    for _ in range(random.integers(0, _MOST_CARS + 1)):
-        there = float(random.uniform(0, arm.length))
-        oncoming = bool(random.random() < 0.5)
-        here, ahead = (np.array(arm.interpolate(more).coords[0])[:2] for more in (there, there + 1.0))
-        if abs(there - at) < 7 or np.allclose(here, ahead):
+    for along in (True, False):
+        if random.random() < _EMPTY:
             continue
-        way = (ahead - here) / np.linalg.norm(ahead - here) * (-1 if oncoming else 1)
-        place = here + np.array([way[1], -way[0]]) * 2.0
-        found.append((*place.tolist(), *(place + way).tolist(), int(random.integers(2**31))))
+        way = 1.0 if along else -1.0
+        starts = [(at, way), (at, -way)] if along == out else [(0.0 if along else arm.length, way)]
+        for there, step in starts:
+            while 0 <= (there := there + step * (_GAP + random.exponential(_MORE_GAP))) <= arm.length:
+                here, ahead = (np.array(arm.interpolate(each).coords[0])[:2] for each in (there, there + 1.0))
+                if np.allclose(here, ahead):
+                    here, ahead = (np.array(arm.interpolate(each).coords[0])[:2] for each in (there - 1.0, there))
+                heading = (ahead - here) / np.linalg.norm(ahead - here) * way
+                place = here + np.array([heading[1], -heading[0]]) * 2.0
+                found.append((*place.tolist(), *(place + heading).tolist(), int(random.integers(2**31))))
     return tuple(found)
