@@ -217,10 +217,11 @@ def told_of(capture: Capture, place: Place, exposure: float) -> Told:
 
 
 def sized(capture: Capture, place: Place, plan: Plan, sessions: int) -> Preset:
-    """The preset of one block: its radius, and how many codes and poses it has."""
+    """The preset of one block: how far it learns, and how many codes and poses it has."""
     codes = sessions if plan.appearance else 0
     segments = len(np.unique(capture.segments)) if plan.poses else 0
-    block = replace(plan.preset.block, radius=round(place.radius, 2), codes=codes, segments=segments)
+    radius = round(place.reach(capture.poses[:, :3, 3]), 2)
+    block = replace(plan.preset.block, radius=radius, codes=codes, segments=segments)
     return replace(plan.preset, block=block)
 
 

@@ -16,6 +16,7 @@ OVERLAP = 0.5
 """Of the way between two blocks that both cover."""
 
 _LEAST = 3  # photos of a block
+_MORE = 5.0  # m beyond its farthest photo that a block reaches
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Place:
     def holds(self, positions: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray, "*n"]:
         """Which positions are within it."""
         return np.asarray(np.linalg.norm(positions[..., :2] - self.origin[:2], axis=-1) <= self.radius)
+
+    def reach(self, positions: Float[np.ndarray, "places 3"]) -> float:
+        """Metres within which photos are learnt from, which may all be near the middle: to the farthest and a little more, the radius at
+        most."""
+        away = np.linalg.norm(positions[:, :2] - self.origin[:2], axis=-1)
+        return min(self.radius, float(np.max(away, initial=0.0)) + _MORE)
 
 
 def at_crossings(capture: Capture) -> list[Place]:
@@ -50,7 +57,7 @@ def at_crossings(capture: Capture) -> list[Place]:
         reach = max(_length(arm) for arm in crossing.arms) * COVERED
         away = np.linalg.norm(positions[:, :2] - crossing.place[:2], axis=-1)
         # where photos end before the street's three quarters do, so does the block
-        radius = min(reach, float(np.max(away[away <= reach], initial=0.0)) + 5.0)
+        radius = min(reach, float(np.max(away[away <= reach], initial=0.0)) + _MORE)
         middle = np.median(positions[away <= reach, 2]) if (away <= reach).any() else crossing.place[2]
         found.append(Place(f"block_{number:02d}", (crossing.place[0], crossing.place[1], float(middle)), radius))
     return _with_photos(found, capture)
@@ -90,7 +97,7 @@ def evenly(capture: Capture, spacing: float | None = None, count: int | None = N
         across = (
             float(np.max(np.linalg.norm(positions[near, :2] - origin[:2], axis=-1), initial=0.0)) if count == 1 else 0.0
         )
-        radius = max(step / 2 * (1 + OVERLAP) if count > 1 else step / 2 + 5.0, across, 5.0)
+        radius = max(step / 2 * (1 + OVERLAP) if count > 1 else step / 2 + _MORE, across, _MORE)
         found.append(Place(f"block_{number:02d}", (float(origin[0]), float(origin[1]), origin[2]), float(radius)))
     return _with_photos(found, capture)
 
