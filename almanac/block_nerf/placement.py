@@ -2,7 +2,7 @@
 quarters of the way to the next ones, so that neighbours share half of the street between them; or, without a map, at even distances along
 the drive."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -54,12 +54,12 @@ def at_crossings(capture: Capture) -> list[Place]:
     positions = capture.poses[:, :3, 3]
     found = []
     for number, crossing in enumerate(capture.crossings):
-        reach = max(_length(arm) for arm in crossing.arms) * COVERED
-        away = np.linalg.norm(positions[:, :2] - crossing.place[:2], axis=-1)
+        east, north, height = crossing.place
+        whole = Place(f"block_{number:02d}", (east, north, height), max(map(_length, crossing.arms)) * COVERED)
+        near = positions[whole.holds(positions)]
+        middle = float(np.median(near[:, 2])) if len(near) else height
         # where photos end before the street's three quarters do, so does the block
-        radius = min(reach, float(np.max(away[away <= reach], initial=0.0)) + _MORE)
-        middle = np.median(positions[away <= reach, 2]) if (away <= reach).any() else crossing.place[2]
-        found.append(Place(f"block_{number:02d}", (crossing.place[0], crossing.place[1], float(middle)), radius))
+        found.append(replace(whole, origin=(east, north, middle), radius=whole.reach(near)))
     return _with_photos(found, capture)
 
 

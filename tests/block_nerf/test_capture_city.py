@@ -82,6 +82,24 @@ def test_a_drive_is_as_long_as_asked_and_its_poses_are_wrong_by_segment(tmp_path
     )
 
 
+def test_cars_drive_one_behind_the_other_and_never_where_the_photos_are_taken(tmp_path):
+    area = areas.read(hamlet(tmp_path))
+    drive = drives.planned(area, area.crossings, 1, 320, 0)
+    shots = [shot for shot in drive.shots if shot.camera == "front"]
+    for shot in shots:
+        cars = np.array([car[:4] for car in shot.cars]).reshape(-1, 4)
+        headings = cars[:, 2:] - cars[:, :2]
+        assert np.allclose(np.linalg.norm(headings, axis=-1), 1)
+        mine = np.array([shot.pose[:2, 3]]), -shot.pose[None, :2, 2]
+        places, ways = np.concatenate([cars[:, :2], mine[0]]), np.concatenate([headings, mine[1]])
+        apart = np.linalg.norm(places[:, None] - places, axis=-1)
+        same = (ways @ ways.T > 0.5) & ~np.eye(len(ways), dtype=bool)
+        assert apart[same].min(initial=np.inf) >= drives._GAP - 0.3
+    assert (
+        np.mean([len(shot.cars) > 0 for shot in shots]) > 0.5 and 2 < np.mean([len(shot.cars) for shot in shots]) < 12
+    )
+
+
 def test_a_house_looks_the_same_from_whichever_street(tmp_path):
     area = areas.read(hamlet(tmp_path))
     near, far = (towns.build(area, area.crossings[0].arms[at], 0, reach=110.0) for at in (0, 1))

@@ -239,6 +239,12 @@ def test_blocks_are_at_crossings_and_share_half_of_the_street(tmp_path):
     assert [round(each.radius) for each in places] == [75, 75]
     shared = sum(places[0].holds(poses[:, :3, 3]) & places[1].holds(poses[:, :3, 3]))
     assert 0.45 < shared / 60 < 0.55
+    few = capture.of(np.arange(12)).moved(poses[:12])
+    plan = build.Plan(SHORT)
+    assert build.sized(both, places[0], plan, 1).block.radius == 75.0
+    assert build.sized(few, places[0], plan, 1).block.radius == pytest.approx(poses[11, 0, 3] + 5, abs=0.01), (
+        "what few photos of an update see is learnt as finely as by a block of its own"
+    )
     assert placement.neighbours(places) == {"block_00": ["block_01"], "block_01": ["block_00"]}
 
 

@@ -119,8 +119,8 @@ def test_a_small_city_is_measured_whole_and_again_without_training(tmp_path, mon
     wanted = evaluate.Asked(city=capture, street=capture, changed=tmp_path / "changed")
     means = evaluate.Means(TINY, tmp_path / "cells", most=2)
     tables = evaluate.evaluate(wanted, means)
-    assert set(tables) - {"masks"} == {  # no car may be in the few photos to test with
-        "ablations", "poses", "surfaces", "visibility", "exposure", "matching", "culling", "update",
+    assert set(tables) == {
+        "ablations", "masks", "poses", "surfaces", "visibility", "exposure", "matching", "culling", "update",
         "blocks", "interpolation", "border",
     }  # fmt: skip
     assert [row["variant"] for row in tables["ablations"]] == list(evaluate.PRINTED_ABLATIONS)
@@ -128,6 +128,8 @@ def test_a_small_city_is_measured_whole_and_again_without_training(tmp_path, mon
     blocks = [(row["same_weights"], row["blocks"], row["million_weights"]) for row in tables["blocks"]]
     assert [each[:2] for each in blocks] == [("of all", 1), ("of all", 2), ("of a block", 1), ("of a block", 2)]
     assert blocks[0][2] == blocks[2][2] and blocks[1][2] < 0.75 * blocks[3][2]
+    masks = [(row["training"], row["photos_are"]) for row in tables["masks"]]
+    assert ("masked", "learnt from") in masks and len(masks) == 2 * len({of for _, of in masks})
     assert [row["method"] for row in tables["interpolation"]] == list(METHODS)
     assert tables["update"][1]["changed_files"] == "block_00/model.safetensors", "with no neighbour nothing is matched"
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").rglob("block*/block_00/*.safetensors")}

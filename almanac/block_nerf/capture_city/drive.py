@@ -182,10 +182,7 @@ def _cut(line: shapely.LineString, end: float) -> shapely.LineString:
 
 def _rig(area: Area, arm: shapely.LineString, at: float, out: bool) -> Float[np.ndarray, "4 4"]:
     """The pose of the front camera of a car on a street."""
-    here, ahead = (np.array(arm.interpolate(more).coords[0])[:2] for more in (at, at + 1.0))
-    if np.allclose(here, ahead):
-        here, ahead = (np.array(arm.interpolate(more).coords[0])[:2] for more in (at - 1.0, at))
-    way = (ahead - here if out else here - ahead) / np.linalg.norm(ahead - here)
+    here, way = _heading(arm, at, out)
     place = here + np.array([way[1], -way[0]]) * 2.2
     heights = area.terrain(np.stack([place - way, place + way]))
     forward = np.array([*(way * 2), heights[1] - heights[0]])
@@ -196,6 +193,14 @@ def _rig(area: Area, arm: shapely.LineString, at: float, out: bool) -> Float[np.
     pose[:3, :3] = np.column_stack([right, np.cross(right, forward), -forward])
     pose[:3, 3] = [*place, float(heights.mean()) + HEIGHT]
     return pose
+
+
+def _heading(arm: shapely.LineString, at: float, out: bool) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+    """A place on a street, and the direction in which one drives there."""
+    here, ahead = (np.array(arm.interpolate(more).coords[0])[:2] for more in (at, at + 1.0))
+    if np.allclose(here, ahead):
+        here, ahead = (np.array(arm.interpolate(more).coords[0])[:2] for more in (at - 1.0, at))
+    return here, (ahead - here if out else here - ahead) / np.linalg.norm(ahead - here)
 
 
 def _turned(degrees: float) -> Float[np.ndarray, "4 4"]:
@@ -217,10 +222,7 @@ def _traffic(
         starts = [(at, way), (at, -way)] if along == out else [(0.0 if along else arm.length, way)]
         for there, step in starts:
             while 0 <= (there := there + step * (_GAP + random.exponential(_MORE_GAP))) <= arm.length:
-                here, ahead = (np.array(arm.interpolate(each).coords[0])[:2] for each in (there, there + 1.0))
-                if np.allclose(here, ahead):
-                    here, ahead = (np.array(arm.interpolate(each).coords[0])[:2] for each in (there - 1.0, there))
-                heading = (ahead - here) / np.linalg.norm(ahead - here) * way
+                here, heading = _heading(arm, there, along)
                 place = here + np.array([heading[1], -heading[0]]) * 2.0
                 found.append((*place.tolist(), *(place + heading).tolist(), int(random.integers(2**31))))
     return tuple(found)
