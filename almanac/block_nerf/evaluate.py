@@ -407,12 +407,12 @@ def _update(before: Capture, after: Capture, means: Means) -> dict[str, list[Row
     """A block is trained anew after a house is gone; beside it the same from nothing, in a city of its own."""
     source = means.trained("city", before, means.plan()).folder
     mine, place = first_block(after, means)
-    changed = means.cells / "updated"
+    changed, begun = means.cells / "updated", means.cells / "updating"
     if not changed.exists():
-        shutil.copytree(source, changed)
-    was = _hashes(source)
-    build.update(mine, City(changed), _same(City(source), place), means.plan(), device_name=means.device)
-    is_now = _hashes(changed)
+        shutil.copytree(source, begun, dirs_exist_ok=True)
+        build.update(mine, City(begun), _same(City(source), place), means.plan(), device_name=means.device, resume=True)
+        begun.rename(changed)
+    was, is_now = _hashes(source), _hashes(changed)
     files = sorted(name for name in was | is_now if was.get(name) != is_now.get(name))
     alone = means.trained(_named("block", "fresh"), mine, means.plan())
     photos = _tested(mine, means)

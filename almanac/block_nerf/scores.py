@@ -85,7 +85,8 @@ class Exam:
             loaded: the block.
             fitted: whether it is fitted to the left half; else that of the photo's session is taken.
         """
-        if not fitted or loaded.block.codes is None:
+        learnt = loaded.block.codes
+        if not fitted or learnt is None:
             return loaded.codes[self.session % len(loaded.codes)]
         left = self.counts.copy()
         left[:, self.camera.width // 2 :] = False
@@ -93,7 +94,8 @@ class Exam:
         here = here[:: -(-len(here) // _LOOKED_AT) or 1]
         truth = torch.from_numpy(self.photo.reshape(-1, 3))[here]
         rays = self._from(loaded).of(here)
-        return fit_code(loaded.block, rays, self.exposure[here], truth, loaded.codes.mean(0))
+        # from what the block itself has learnt: codes that are matched to its neighbours' lie far from there, too far for so few iterations
+        return fit_code(loaded.block, rays, self.exposure[here], truth, learnt.weight.detach().mean(0))
 
     @torch.no_grad()
     def seen(self, loaded: Loaded, code: Float[Tensor, "32"]) -> View:

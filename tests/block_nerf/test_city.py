@@ -73,6 +73,10 @@ def test_a_light_that_is_not_known_is_fitted_to_one_half_and_scored_on_the_other
         assert fitted.psnr > 15 and fitted.psnr == pytest.approx(fitted.psnr_unmasked)
         other = replace(tested, sessions=1 - tested.sessions)
         assert fitted.psnr > scored(loaded, Photos(other, tmp_path), number, 1.0, fitted=False).psnr + 1
+        moved = replace(loaded, codes=loaded.codes + 3)
+        assert scored(moved, photos, number, 1.0).psnr == fitted.psnr, (
+            "however codes were matched, a block scores alike"
+        )
 
 
 def test_the_papers_own_field_is_trained_and_looked_at_alike(city, tmp_path):
