@@ -341,8 +341,7 @@ def evaluate(
         for name, rows in found.items():
             results.write("block_nerf", name, rows, seed, steps=recipe.fit.steps)
         tables.draw(found, means, results.default_folder("block_nerf"))
-    text = "\n".join(f"{name}: {row}" for name, rows in found.items() if name != "border" for row in rows)
-    console.result(found, json, text)
+    console.result(found if json else {name: rows for name, rows in found.items() if name != "border"}, json)
 
 
 def _places(city: Any, poses: Path | None, path: tuple[tuple[float, float], ...], step: float) -> Any:

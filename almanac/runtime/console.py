@@ -42,7 +42,7 @@ def result(value: Mapping[str, Any], as_json: bool, text: str | None = None) -> 
     Args:
         value: the result: numbers, strings, paths, arrays, and lists and mappings of them.
         as_json: whether the person asked for `--json`; numbers that JSON does not have (NaN, infinity) become null.
-        text: how a person reads it; by default a table of `value["rows"]`, or the pairs of `value`.
+        text: how a person reads it; by default a table of `value["rows"]`, or the pairs of `value`, of which rows are tables.
     """
     if not is_main_process():
         return
@@ -51,9 +51,14 @@ def result(value: Mapping[str, Any], as_json: bool, text: str | None = None) -> 
     elif text is not None:
         sys.stdout.write(text + "\n")
     elif "rows" in value:
-        Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table(value["rows"]))
+        _print(value["rows"])
     else:
-        sys.stdout.write("".join(f"{key}  {cell(item)}\n" for key, item in value.items()))
+        for key, item in value.items():
+            if isinstance(item, list) and item and all(isinstance(each, Mapping) for each in item):
+                sys.stdout.write(f"{key}\n")
+                _print(item)
+            else:
+                sys.stdout.write(f"{key}  {cell(item)}\n")
 
 
 def is_main_process() -> bool:
@@ -71,6 +76,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         drawn.add_row(*(Text(cell(row.get(column))) for column in columns))
     return drawn
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table(rows))
 
 
 def cell(value: Any) -> str:

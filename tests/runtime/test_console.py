@@ -90,6 +90,9 @@ def test_a_table_in_a_pipe_keeps_whole_cells(capsys: Capture):
 def test_a_result_without_rows_is_its_pairs_or_its_text(capsys: Capture):
     console.result({"path": "/a/[b]/" + "c" * 200, "loss": 0.5}, as_json=False)
     assert capsys.readouterr().out == f"path  /a/[b]/{'c' * 200}\nloss  0.5\n"
+    console.result({"path": "a", "scores": [{"of": "x", "psnr": 1.5}], "names": ["b"], "none": []}, as_json=False)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["path", "a"], ["scores"], ["of", "psnr"], ["x", "1.5"], ["names", "['b']"], ["none", "[]"]]
     console.result({"loss": 0.5}, as_json=False, text="it is [half]")
     assert capsys.readouterr().out == "it is [half]\n"
 
