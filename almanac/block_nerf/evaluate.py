@@ -230,6 +230,7 @@ def _masks(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]
     passed = _with_cars(mine, truth, means)
     if not len(passed):
         return {}
+    photos = Photos(passed, means.cells / "pixels")
     plans = {
         "masked": (_named("block", FULL), means.plan()),
         "unmasked": (_named("block", "unmasked"), Plan(replace(means.preset, masked=False), seed=means.seed)),
@@ -239,18 +240,17 @@ def _masks(capture: Capture, truth: Truth, means: Means) -> dict[str, list[Row]]
     for name, (cell, plan) in plans.items():
         city = means.trained(cell, mine, plan)
         loaded = city.block(city.places[0].name)
-        for of, held in (("learnt from", False), ("held out", True)):
-            photos = Photos(passed.of(passed.tested == held), means.cells / "pixels")
-            behind = []
-            for number in range(len(photos.capture)):
-                exam = Exam.of(photos, number, city.about.exposure)
-                picture = exam.seen(loaded, exam.code(loaded)).colours.clamp(0, 1).numpy().reshape(exam.photo.shape)
-                static, hidden = truth.static(photos.capture, number), ~photos.counts(number)
-                behind.append(((picture - static)[hidden] ** 2).ravel())
-            if behind:
-                errors = np.concatenate(behind)
-                row = {"training": name, "photos_are": of, "photos": len(behind), "pixels": len(errors) // 3}
-                rows.append({**row, "psnr_behind_cars": _decibels(float(errors.mean()))})
+        behind: dict[str, list[np.ndarray]] = {"learnt from": [], "held out": [], "all": []}
+        for number in range(len(passed)):
+            exam = Exam.of(photos, number, city.about.exposure)
+            picture = exam.seen(loaded, exam.code(loaded)).colours.clamp(0, 1).numpy().reshape(exam.photo.shape)
+            error = (picture - truth.static(passed, number))[~photos.counts(number)] ** 2
+            for of in ("held out" if passed.tested[number] else "learnt from", "all"):
+                behind[of].append(error.ravel())
+        for of, errors in behind.items():
+            if errors:
+                row = {"training": name, "photos_are": of, "photos": len(errors), "pixels": sum(map(len, errors)) // 3}
+                rows.append({**row, "psnr_behind_cars": _decibels(float(np.concatenate(errors).mean()))})
     return {"masks": rows}
 
 
