@@ -425,26 +425,28 @@ def _update(before: Capture, after: Capture, means: Means) -> dict[str, list[Row
 
 
 def _photos(capture: Capture, means: Means) -> dict[str, list[Row]]:
-    """Photos of a real street: of each that is left out, the left half tells the light."""
-    if not capture.tested.any():
-        capture = replace(capture, tested=np.arange(len(capture)) % 6 == 3)
-    photos = _tested(capture, means)
-    own = replace(capture, sessions=np.arange(len(capture)))
-    wanted = {}
-    for name, appearance, poses in (
-        ("neither", False, False),
-        ("poses", False, True),
-        ("appearance", True, False),
-        ("both", True, True),
-    ):
-        plan = means.plan(appearance=appearance, poses=poses, blocks=1)
-        wanted[name] = own if appearance else capture, plan
-    means.train({_named("photos", name): each for name, each in wanted.items()})
+    """Photos of a real street, each in a light of its own, with the exposures that they name and without. Every fourth is left out, and its
+    left half tells the light."""
+    capture = replace(capture, tested=np.arange(len(capture)) % 4 == 2)
+    photos, own = _tested(capture, means), replace(capture, sessions=np.arange(len(capture)))
+    blind = replace(means.preset, block=replace(means.preset.block, exposure="none"))
+    wanted: dict[tuple[bool, str], tuple[Capture, Plan]] = {}
+    for told, preset in ((False, blind), (True, means.preset)):
+        for name, appearance, poses in (
+            ("neither", False, False),
+            ("poses", False, True),
+            ("appearance", True, False),
+            ("both", True, True),
+        ):
+            plan = Plan(preset, appearance=appearance, poses=poses, blocks=1, seed=means.seed)
+            wanted[told, name] = own if appearance else capture, plan
+    cells = {key: _named("photos", key[1] if key[0] else f"{key[1]} blind") for key in wanted}
+    means.train({cells[key]: each for key, each in wanted.items()})
     rows = []
-    for name, each in wanted.items():
-        city = means.trained(_named("photos", name), *each)
+    for (told, name), each in wanted.items():
+        city = means.trained(cells[told, name], *each)
         found = _scores(city.block(city.places[0].name), photos, city.about.exposure, name)
-        rows.append({"corrected": name, **_means(found)})
+        rows.append({"exposures_told": told, "corrected": name, **_means(found)})
     return {"photos": rows}
 
 
