@@ -153,6 +153,17 @@ def test_many_small_blocks_have_about_as_many_weights_as_one(preset, count):
     assert count * weights(evaluate._share(whole, count)) == pytest.approx(weights(whole), rel=0.2)
 
 
+def test_photos_of_a_real_street_are_measured_with_each_correction_and_without(tmp_path):
+    asked = evaluate.Asked(photos=yard(tmp_path / "yard"))
+    rows = evaluate.evaluate(asked, evaluate.Means(TINY, tmp_path / "cells"))["photos"]
+    corrected = ("neither", "poses", "appearance", "both")
+    assert [(row["exposures_told"], row["corrected"]) for row in rows] == [
+        (told, name) for told in (False, True) for name in corrected
+    ]
+    assert all(row["photos"] == 6 and np.isfinite(row["psnr"]) for row in rows)
+    assert len(list((tmp_path / "cells").glob("photos-*/city.json"))) == 8, "each is a city of its own"
+
+
 def test_photos_without_truth_are_said(tmp_path):
     yard(tmp_path / "yard")
     with pytest.raises(UserError, match="has no truth"):
