@@ -93,6 +93,11 @@ class Means:
     device: str = "auto"
     seed: int = 0
 
+    @property
+    def blind(self) -> Preset:
+        """The preset of networks that aren't told exposures."""
+        return replace(self.preset, block=replace(self.preset.block, exposure="none"))
+
     def trained(self, name: str, capture: Capture, plan: Plan) -> City:
         """A city, trained now or before."""
         build.build(capture, self.cells / name, plan, device_name=self.device, resume=True)
@@ -182,11 +187,10 @@ def first_block(capture: Capture, means: Means) -> tuple[Capture, Place]:
 
 def variants(means: Means) -> dict[str, Plan]:
     """The rows of the paper's table 1."""
-    blind = replace(means.preset, block=replace(means.preset.block, exposure="none"))
     return {
-        NONE: Plan(blind, appearance=False, poses=False, seed=means.seed),
+        NONE: Plan(means.blind, appearance=False, poses=False, seed=means.seed),
         "- appearance": means.plan(appearance=False),
-        "- exposure": Plan(blind, seed=means.seed),
+        "- exposure": Plan(means.blind, seed=means.seed),
         "- pose optimization": means.plan(poses=False),
         FULL: means.plan(),
     }
@@ -429,9 +433,8 @@ def _photos(capture: Capture, means: Means) -> dict[str, list[Row]]:
     left half tells the light."""
     capture = replace(capture, tested=np.arange(len(capture)) % 4 == 2)
     photos, own = _tested(capture, means), replace(capture, sessions=np.arange(len(capture)))
-    blind = replace(means.preset, block=replace(means.preset.block, exposure="none"))
     wanted: dict[tuple[bool, str], tuple[Capture, Plan]] = {}
-    for told, preset in ((False, blind), (True, means.preset)):
+    for told, preset in ((False, means.blind), (True, means.preset)):
         for name, appearance, poses in (
             ("neither", False, False),
             ("poses", False, True),
